@@ -1,0 +1,1 @@
+"""Exporters: turn trained models into ONNX model folders and prove that the answers stay the same."""

@@ -1,0 +1,233 @@
+"""The manifest of a model folder: everything a worker needs to use the model, so that a new model needs no code."""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from graticule.errors import InvalidManifest
+from graticule.jobs import MODEL_PATTERN, VERSION_PATTERN, Message, Sha256
+
+MANIFEST_FILE = "manifest.yaml"
+
+Colour = Annotated[str, StringConstraints(pattern=r"^#[0-9a-fA-F]{6}$")]
+Dimension = int | str
+"""A fixed size, or the name of a free dimension (`batch`, `height`, `width`)."""
+
+
+class Task(StrEnum):
+    """What a model's output means."""
+
+    SEMANTIC_SEGMENTATION = "semantic-segmentation"
+    INSTANCE_SEGMENTATION = "instance-segmentation"
+    REGRESSION = "regression"
+    LABEL_DISTRIBUTION = "label-distribution"
+
+
+class Tensor(Message):
+    """One input or output of the network, batch first."""
+
+    name: str = Field(description="Name in the ONNX graph.")
+    shape: tuple[Dimension, ...] = Field(description="Sizes; a name stands for a free dimension.")
+    type: Literal["float32", "float16", "uint8", "int64"] = Field(default="float32", description="Element type.")
+
+
+class Resize(Message):
+    """Isotropic scaling before the size policy; the mask is scaled back to the picture."""
+
+    short_side: int = Field(gt=0, description="Length of the shorter side after scaling, in pixels.")
+
+
+class SizePolicy(Message):
+    """How a picture of any size is made to fit the network, without distortion."""
+
+    policy: Literal["fixed", "multiple-of", "tiled"] = Field(
+       default= description="fixed: scaled to fit into height x width and padded; multiple-of: padded to the next multiple;"
+        " tiled: cut into overlapping tiles of height x width."
+    )
+    multiple: int = Field(default=1, gt=0, description="multiple-of: both sides are padded to a multiple of this, in pixels.")
+    height: int | None = Field(default=None, gt=0, description="fixed and tiled: height in pixels.")
+    width: int | None = Field(default=None, gt=0, description="fixed and tiled: width in pixels.")
+    overlap: int = Field(default=0, ge=0, description="tiled: pixels shared by neighbouring tiles.")
+
+    @model_validator(mode="after")
+    def _sizes_are_given(self) -> SizePolicy:
+        if self.policy != "multiple-of" and not (self.height and self.width):
+            raise ValueError(f"size policy {self.policy!r} needs height and width")
+        if self.policy == "tiled" and self.overlap >= min(self.height or 0, self.width or 0):
+            raise ValueError("overlap must be smaller than the tile")
+        return self
+
+
+class Padding(Message):
+    """What fills the border that the size policy adds (right and bottom)."""
+
+    mode: Literal["reflect", "edge", "constant"] = Field(default="reflect", description="How the border is filled.")
+    value: float = Field(default=0.0, description="constant: the value, in units of the normalised input.")
+
+
+class Normalisation(Message):
+    """From pixel values to the network's numbers."""
+
+    kind: Literal["scale", "minmax", "standardise"] = Field(
+       default= description="scale: divided by the data type's maximum, to 0..1; minmax: each picture's minimum..maximum to"
+        " 0..1 (a constant picture becomes 0); standardise: scale, then (x - mean) / std for each channel."
+    )
+    mean: tuple[float, ...] = Field(default=(), description="standardise: mean of each channel.")
+    std: tuple[float, ...] = Field(default=(), description="standardise: standard deviation of each channel.")
+
+    @model_validator(mode="after")
+    def _constants_are_given(self) -> Normalisation:
+        if self.kind == "standardise" and (not self.mean or len(self.mean) != len(self.std) or not all(self.std)):
+            raise ValueError("standardise needs mean and std of equal length, std not zero")
+        return self
+
+
+class Preprocessing(Message):
+    """From a decoded picture to the network's input."""
+
+    colour: Literal["grey", "rgb"] = Field(default="grey", description="Channels that the network expects.")
+    resize: Resize | None = Field(default=None, description="Scaling before the size policy; none: native resolution.")
+    size: SizePolicy
+    padding: Padding = Padding.model_validate({})
+    normalisation: Normalisation
+
+
+class ObjectClass(Message):
+    """One class that the network tells apart."""
+
+    index: int = Field(ge=0, description="Channel of the output; 0 is the background where there is one.")
+    name: str
+    colour: Colour = Field(description="Colour in overlays, #rrggbb.")
+
+
+class Postprocessing(Message):
+    """From the network's output to objects. Lengths in pixels of the picture, areas in pixels."""
+
+    activation: Literal["softmax", "sigmoid", "none"] = Field(
+       default= description="softmax: channel 0 is the background, foreground = 1 - p(background); sigmoid: each channel on"
+        " its own, foreground = the largest; none: the output is a probability already (as sigmoid)."
+    )
+    threshold: float = Field(default=0.5, ge=0, le=1, description="A pixel above this foreground probability is an object's.")
+    minimum_area: int = Field(default=0, ge=0, description="Objects of fewer pixels are dropped.")
+    fill_holes: int = Field(default=0, ge=0, description="Holes of fewer pixels are filled.")
+    touches_edge_buffer: int = Field(
+        default=8,
+        ge=0,
+        description="An object whose bounding box comes this near to an edge counts as touching it, in px.",
+    )
+    classes: tuple[ObjectClass, ...] = Field(min_length=1, description="Class of each output channel, by index.")
+
+    @model_validator(mode="after")
+    def _classes_are_numbered(self) -> Postprocessing:
+        if [c.index for c in self.classes] != list(range(len(self.classes))):
+            raise ValueError("classes must be numbered 0, 1, 2, ... in order")
+        if self.activation == "softmax" and len(self.classes) < 2:
+            raise ValueError("softmax needs a background class and at least one other")
+        return self
+
+    @property
+    def has_background(self) -> bool:
+        """Whether class 0 is the background."""
+        return self.activation == "softmax"
+
+
+class Batch(Message):
+    """Limits of one run of the network."""
+
+    maximum: int = Field(default=1, gt=0, le=1024, description="Most pictures in one run.")
+
+
+class WarmUp(Message):
+    """Shapes to run once when the model is loaded, so that the first picture does not pay for it."""
+
+    shapes: tuple[tuple[int, int], ...] = Field(default=(), description="(height, width) in pixels.")
+
+
+class ModelFile(Message):
+    """The ONNX file, pinned."""
+
+    file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+\.onnx$")] = "model.onnx"
+    sha256: Sha256
+
+
+class Provenance(Message):
+    """Where the model came from."""
+
+    framework: str
+    framework_version: str = ""
+    source_sha256: str = Field(default="", description="SHA-256 of the file that was exported.")
+    training_data: str = Field(default="", description="What it was trained on, with the source.")
+    metrics: dict[str, Any] = Field(default_factory=dict, description="Figures on data that it was not trained on.")
+    parity: dict[str, Any] = Field(default_factory=dict, description="Agreement with the source framework.")
+
+
+class Manifest(Message):
+    """Everything a worker needs to know about a model."""
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, StringConstraints(pattern=rf"^{MODEL_PATTERN}$")]
+    version: Annotated[str, StringConstraints(pattern=rf"^{VERSION_PATTERN}$")]
+    task: Task
+    title: str = Field(description="One line for people.")
+    description: str = ""
+    license: str = Field(default="", description="SPDX identifier of the weights.")
+    inputs: tuple[Tensor, ...] = Field(min_length=1)
+    outputs: tuple[Tensor, ...] = Field(min_length=1)
+    preprocessing: Preprocessing
+    postprocessing: Postprocessing
+    batch: Batch = Batch.model_validate({})
+    warm_up: WarmUp = WarmUp.model_validate({})
+    precision: Literal["float32", "float16", "int8"] = "float32"
+    model: ModelFile
+    provenance: Provenance
+
+    @property
+    def reference(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"
+
+    def to_yaml(self) -> str:
+        """The text of `manifest.yaml`."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=False), sort_keys=False, width=110)
+
+
+def parse_manifest(text: str | bytes, origin: str = MANIFEST_FILE) -> Manifest:
+    """Read the text of a manifest. Raises InvalidManifest that names every field that is wrong."""
+    try:
+        return Manifest.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise InvalidManifest(f"{origin} is not YAML: {error}.") from error
+    except ValidationError as error:
+        mistakes = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
+        raise InvalidManifest(f"{origin} is not a valid manifest: {'; '.join(mistakes)}.") from error
+
+
+def read_model_folder(folder: Path) -> tuple[Manifest, bytes]:
+    """Read `manifest.yaml` and the ONNX file beside it, and check the file against its SHA-256.
+
+    Raises InvalidManifest.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = parse_manifest(path.read_bytes(), str(path))
+        model = (folder / manifest.model.file).read_bytes()
+    except OSError as error:
+        raise InvalidManifest(f"{folder} is not a model folder: {error.strerror}: {error.filename}.") from error
+    verify_model(manifest, model)
+    return manifest, model
+
+
+def verify_model(manifest: Manifest, model: bytes) -> None:
+    """Raise InvalidManifest unless `model` is the file that the manifest was written for."""
+    found = hashlib.sha256(model).hexdigest()
+    if found != manifest.model.sha256:
+        raise InvalidManifest(
+            f"{manifest.model.file} of {manifest.reference} is not the file its manifest names: expected SHA-256"
+            f" {manifest.model.sha256}, found {found}."
+        )

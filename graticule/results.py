@@ -1,0 +1,137 @@
+"""What a job ends in: a result or a failure. Both are objects beside the artifacts they name."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, Field
+
+from graticule.jobs import Job, Message, Sha256
+
+RESULT_FILE = "result.json"
+FAILURE_FILE = "failure.json"
+MASK_FILE = "mask.png"
+
+
+def result_prefix(job_id: str) -> str:
+    """Key prefix of everything that a job leaves in the results bucket."""
+    return f"{job_id}/"
+
+
+class ModelRef(Message):
+    """The model that gave an answer, exactly."""
+
+    name: str
+    version: str
+    sha256: Sha256 = Field(description="SHA-256 of the ONNX file.")
+
+
+class ImageInfo(Message):
+    """The picture as it was decoded."""
+
+    width: int = Field(gt=0, description="Pixels.")
+    height: int = Field(gt=0, description="Pixels.")
+    channels: int = Field(gt=0)
+    dtype: str = Field(description="Type of a pixel's value before normalisation, e.g. uint8, uint16, float32.")
+    format: str = Field(description="File format: png, jpeg, tiff, ...")
+    frames: int = Field(default=1, gt=0, description="Frames in the file.")
+
+
+class Calibration(Message):
+    """Size of a pixel, and who says so."""
+
+    pixel_width: float = Field(gt=0)
+    pixel_height: float = Field(gt=0)
+    unit: str = Field(description="Unit of the pixel's size, e.g. nm.")
+    source: str = Field(description="Where it was read, e.g. 'TIFF ResolutionUnit' or 'user'.")
+
+
+class DetectedObject(Message):
+    """One object in the picture. Lengths in pixels; x to the right, y down, (0, 0) = centre of the first pixel."""
+
+    id: int = Field(gt=0, description="Value of the object's pixels in the mask.")
+    class_name: str
+    area: int = Field(gt=0, description="Pixels.")
+    equivalent_radius: float = Field(description="Radius of the circle of equal area, px.")
+    centroid: tuple[float, float] = Field(description="(x, y), px.")
+    bounding_box: tuple[int, int, int, int] = Field(
+       default= description="(left, top, right, bottom), px; right and bottom are the first column and row outside."
+    )
+    touches_edge: bool = Field(description="The bounding box comes within the manifest's buffer of an edge.")
+    confidence: float = Field(ge=0, le=1, description="Mean foreground probability over its pixels.")
+
+
+class Measurements(Message):
+    """Numbers of a segmentation."""
+
+    count: int = Field(ge=0, description="Objects.")
+    area_fraction: float = Field(ge=0, le=1, description="Object pixels / all pixels of the picture.")
+    count_by_class: dict[str, int] = Field(description="Objects of each class; every class is listed.")
+    area_fraction_by_class: dict[str, float] = Field(description="Area fraction of each class.")
+    mean_radius: float | None = Field(description="Mean equivalent radius, px; none without objects.")
+    objects: tuple[DetectedObject, ...] = Field(description="Every object, in the order of its id.")
+
+
+class Timings(Message):
+    """Seconds spent in each stage."""
+
+    queued: float = Field(description="From submission to the start of work (two machines' clocks).")
+    fetch: float
+    decode: float
+    preprocess: float
+    infer: float = Field(description="Waiting for the engine and running, together.")
+    analyse: float
+    store: float = Field(description="Encoding and writing the artifacts; `result.json` itself is not in it.")
+
+
+class WorkerInfo(Message):
+    """What ran the job: enough to repeat it."""
+
+    graticule: str
+    python: str
+    onnxruntime: str
+    execution_provider: str
+    host: str
+    process: int
+
+
+class Artifact(Message):
+    """An object that belongs to the result."""
+
+    key: str
+    media_type: str
+    size: int
+    sha256: Sha256
+    description: str = ""
+
+
+class Result(Message):
+    """`result.json`: the commit of a job that succeeded. It appears only when everything that it names exists."""
+
+    schema_version: Literal[1] = 1
+    status: Literal["succeeded"] = "succeeded"
+    job: Job
+    model: ModelRef
+    image: ImageInfo
+    parameters: dict[str, Any] = Field(description="Post-processing as it was applied.")
+    measurements: Measurements
+    calibration: Calibration | None = Field(default=None, description="None: lengths are in pixels only.")
+    confidence: float | None = Field(description="Mean confidence of the objects; none without objects.")
+    flags: tuple[str, ...] = Field(default=(), description="Reasons to look twice, e.g. 'constant-image'.")
+    timings: Timings
+    provenance: WorkerInfo
+    artifacts: dict[str, Artifact]
+    completed_at: AwareDatetime
+
+
+class Failure(Message):
+    """`failure.json`: why a job cannot succeed."""
+
+    schema_version: Literal[1] = 1
+    status: Literal["failed"] = "failed"
+    job: Job
+    error: str = Field(description="Class of the error in graticule's tree, or of an unexpected exception.")
+    message: str = Field(description="A sentence for people.")
+    stage: str = Field(description="Where it happened: fetch, decode, preprocess, infer, analyse, store, route.")
+    tries: int = Field(ge=0, description="How often the job was taken up.")
+    completed_at: AwareDatetime

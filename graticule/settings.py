@@ -1,0 +1,190 @@
+"""Settings: one flat list, each with its environment variable, checked together when a process starts.
+
+Where a value comes from, strongest first: an argument or command-line flag, the environment variable
+`GRATICULE_<NAME>`, the embedded cluster running in the data folder (`cluster.json`), the default.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from graticule.errors import SettingsError
+
+ENV_PREFIX = "GRATICULE_"
+CLUSTER_FILE = "cluster.json"
+"""Written into the data folder by a running embedded cluster: the addresses and credentials of its parts."""
+
+Seconds = Annotated[float, Field(gt=0)]
+NAMESPACE_PATTERN = r"^([a-z0-9][a-z0-9-]{0,20})?$"
+
+
+def default_data_dir() -> Path:
+    """The per-user folder of the embedded cluster."""
+    return Path(platformdirs.user_data_dir("graticule", appauthor=False))
+
+
+class Settings(BaseSettings):
+    """What every part of graticule can be told from outside."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
+
+    data_dir: Path = Field(
+       default= default_factory=default_data_dir,
+        description="Folder of the embedded cluster: its data, logs, credentials and addresses.",
+    )
+    redis_url: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"), description="URL of the Redis server that carries the queues."
+    )
+    s3_url: str = Field(
+        default="http://127.0.0.1:9000",
+        description="URL of the S3 object store. https:// verifies the server's certificate.",
+    )
+    s3_access_key: str = Field(default="", description="Access key of the object store. Empty: anonymous.")
+    s3_secret_key: SecretStr = Field(default=SecretStr(""), description="Secret key of the object store.")
+    s3_region: str = Field(default="us-east-1", description="Region name that S3 requests are signed for.")
+    namespace: str = Field(
+        default="",
+        pattern=NAMESPACE_PATTERN,
+        description="Prefix of bucket names and Redis keys, so that several clusters can share one store and"
+        " one Redis. Empty: none.",
+    )
+    max_image_bytes: int = Field(
+        default=2 * 1024**3,
+        gt=0,
+        description="Largest accepted image file, in bytes (checked before anything is read).",
+    )
+    max_pixels: int = Field(
+        default=400_000_000,
+        gt=0,
+        description="Largest accepted image, in pixels (checked before anything is decoded).",
+    )
+    task_deadline: Seconds = Field(default=50, description="Seconds that one job may take in a worker.")
+    visibility_timeout: Seconds = Field(
+        default=60,
+        description="Seconds after which a job that a worker took and did not finish is given to another one."
+        " Must be longer than task_deadline, or a slow job would run several times.",
+    )
+    reconcile_interval: Seconds = Field(default=10, description="Seconds between two looks for jobs whose message was lost.")
+    store_timeout: Seconds = Field(default=30, description="Seconds to wait for an answer of the object store.")
+    worker_threads: int = Field(
+        default=8, gt=0, le=256, description="Jobs that one worker process carries at the same time (threads)."
+    )
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
+        default="auto", description="ONNX execution provider. auto: CUDA when it works, else CPU."
+    )
+    inference_threads: int = Field(
+        default=0,
+        ge=0,
+        description="CPU threads of one inference session. 0: one for each core that the process may use.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe log line.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the embedded cluster of the data folder."""
+        return init_settings, env_settings, RunningCluster(settings_cls, init_settings)
+
+    @model_validator(mode="after")
+    def _deadline_within_visibility(self) -> Settings:
+        if self.visibility_timeout <= self.task_deadline:
+            raise ValueError(
+                f"{env_name('visibility_timeout')} ({self.visibility_timeout:g} s) must be longer than"
+                f" {env_name('task_deadline')} ({self.task_deadline:g} s): a job still at work would be"
+                " given to a second worker"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _s3_url_has_scheme(self) -> Settings:
+        if not self.s3_url.startswith(("http://", "https://")):
+            raise ValueError(f"{env_name('s3_url')} must begin with http:// or https://, found {self.s3_url!r}")
+        return self
+
+    @cached_property
+    def key_prefix(self) -> str:
+        """What every Redis key begins with."""
+        return f"{self.namespace}:" if self.namespace else ""
+
+    def bucket(self, purpose: Literal["images", "jobs", "results", "models"]) -> str:
+        """Name of the bucket that serves `purpose`."""
+        return f"{self.namespace}-{purpose}" if self.namespace else purpose
+
+    def to_env(self) -> dict[str, str]:
+        """These settings as environment variables, for a child process. Holds secrets."""
+        return {env_name(name): _plain(getattr(self, name)) for name in type(self).model_fields}
+
+
+class RunningCluster(PydanticBaseSettingsSource):
+    """Reads the addresses that a running embedded cluster left in the data folder."""
+
+    def __init__(self, settings_cls: type[BaseSettings], init: PydanticBaseSettingsSource) -> None:
+        super().__init__(settings_cls)
+        given = init().get("data_dir") or os.environ.get(env_name("data_dir"))
+        self.path = Path(given or default_data_dir()) / CLUSTER_FILE
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ANN401 (base class)
+        """Not used: the whole file is taken at once by `__call__`."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """The `settings` object of `cluster.json`, or nothing when no cluster was started there."""
+        try:
+            return dict(json.loads(self.path.read_text(encoding="utf-8"))["settings"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+
+def env_name(field: str) -> str:
+    """The environment variable of a setting."""
+    return ENV_PREFIX + field.upper()
+
+
+def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401 (the fields of Settings)
+    """Read the settings; `overrides` that are None count as not given.
+
+    Raises SettingsError that lists everything that is wrong, not only the first mistake.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise SettingsError(_all_mistakes(error), advice="Nothing was started.") from None
+
+
+def describe_settings() -> list[tuple[str, str, str]]:
+    """(environment variable, default, description) of every setting, in order, for help and documentation."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = "(per user)" if name == "data_dir" else _plain(field.default)
+        rows.append((env_name(name), default, field.description or ""))
+    return rows
+
+
+def _all_mistakes(error: ValidationError) -> str:
+    lines = []
+    for mistake in error.errors(include_url=False):
+        where = ".".join(str(part) for part in mistake["loc"])
+        found = f", found {mistake['input']!r}" if where and "key" not in where else ""
+        lines.append(f"{env_name(where) + ': ' if where else ''}{mistake['msg']}{found}")
+    return f"{len(lines)} setting(s) are wrong: " + "; ".join(lines) + "."
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,276 @@
+"""The object store: four buckets of any S3 server, spoken to through the `minio` client.
+
+Errors of the network and of the server become `StoreUnavailable` here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, Literal
+from urllib.parse import quote, unquote, urlsplit
+
+import urllib3
+from minio import Minio
+from minio.error import InvalidResponseError, MinioException, S3Error
+
+from graticule.errors import Corrupted, NotFound, SourceUnreadable, StoreUnavailable
+from graticule.jobs import ImageRef
+from graticule.settings import Settings
+
+Purpose = Literal["images", "jobs", "results", "models"]
+PURPOSES: tuple[Purpose, ...] = ("images", "jobs", "results", "models")
+
+IN_MEMORY_LIMIT = 16 * 1024**2
+"""Files up to this size are read once, hashed and sent from memory; larger ones are streamed twice."""
+
+_CHUNK = 1024**2
+_PART_SIZE = 16 * 1024**2
+_MISSING = {"NoSuchKey", "NoSuchObject", "NoSuchBucket"}
+_PRECONDITION_FAILED = 412
+
+
+class Store:
+    """Object storage with one bucket for each right (images, jobs, results, models). Thread-safe."""
+
+    def __init__(self, settings: Settings, *, retries: int = 3) -> None:
+        """Connect lazily: nothing is sent before the first call.
+
+        `retries`: how often a failed request is repeated, with exponential backoff, before StoreUnavailable.
+        """
+        self.settings = settings
+        self.url = settings.s3_url
+        parts = urlsplit(settings.s3_url)
+        self._http = _http_pool(settings, retries)
+        self._minio = Minio(
+            parts.netloc,
+            access_key=settings.s3_access_key or None,
+            secret_key=settings.s3_secret_key.get_secret_value() or None,
+            secure=parts.scheme == "https",
+            region=settings.s3_region,
+            http_client=self._http,
+        )
+
+    # -- whole buckets ---------------------------------------------------------------------------------
+
+    def create_buckets(self) -> None:
+        """Make the four buckets where they are missing."""
+        for purpose in PURPOSES:
+            name = self.settings.bucket(purpose)
+            with self._translated(f"create bucket {name}"):
+                if not self._minio.bucket_exists(name):
+                    self._minio.make_bucket(name)
+
+    # -- objects -----------------------------------------------------------------------------------------
+
+    def put(self, purpose: Purpose, key: str, data: bytes, media_type: str) -> None:
+        """Write an object, whether or not it exists."""
+        with self._translated(f"write {purpose}/{key}"):
+            self._minio.put_object(
+                self.settings.bucket(purpose), key, io.BytesIO(data), len(data), content_type=media_type
+            )
+
+    def put_if_absent(self, purpose: Purpose, key: str, data: bytes, media_type: str) -> bool:
+        """Write an object unless there is one already; tell whether this call wrote it.
+
+        Of several writers at the same time exactly one is told True. The minio client has no argument for the
+        condition, so that the request is a presigned one.
+        """
+        with self._translated(f"write {purpose}/{key}"):
+            url = self._minio.get_presigned_url(
+                "PUT", self.settings.bucket(purpose), key, expires=timedelta(minutes=15)
+            )
+            answer = self._http.request(
+                "PUT", url, body=data, headers={"If-None-Match": "*", "Content-Type": media_type}
+            )
+        if answer.status == _PRECONDITION_FAILED:
+            return False
+        if answer.status >= 300:
+            raise StoreUnavailable(f"The object store at {self.url} refused {purpose}/{key}: HTTP {answer.status}.")
+        return True
+
+    def get(self, purpose: Purpose, key: str) -> bytes:
+        """Read a whole object. Raises NotFound."""
+        with self._translated(f"read {purpose}/{key}"):
+            response = self._minio.get_object(self.settings.bucket(purpose), key)
+            try:
+                return response.read()
+            finally:
+                response.close()
+                response.release_conn()
+
+    def exists(self, purpose: Purpose, key: str) -> bool:
+        """Whether there is such an object."""
+        try:
+            with self._translated(f"look for {purpose}/{key}"):
+                self._minio.stat_object(self.settings.bucket(purpose), key)
+        except NotFound:
+            return False
+        return True
+
+    def remove(self, purpose: Purpose, key: str) -> None:
+        """Remove an object; no error when it is gone already."""
+        with self._translated(f"remove {purpose}/{key}"):
+            self._minio.remove_object(self.settings.bucket(purpose), key)
+
+    def keys(self, purpose: Purpose, prefix: str = "", *, limit: int | None = None) -> list[str]:
+        """Keys below `prefix`, sorted, at most `limit`. Folders are not descended into unless `prefix` names them."""
+        with self._translated(f"list {purpose}/{prefix}"):
+            found = self._minio.list_objects(self.settings.bucket(purpose), prefix=prefix)
+            return [item.object_name for item in islice(found, limit) if item.object_name]
+
+    # -- images ------------------------------------------------------------------------------------------
+
+    def put_image(self, data: bytes, filename: str, media_type: str = "application/octet-stream") -> ImageRef:
+        """Store an image's bytes under their own hash."""
+        return self._put_image(io.BytesIO(data), hashlib.sha256(data).hexdigest(), len(data), filename, media_type)
+
+    def put_image_file(self, path: Path, media_type: str = "application/octet-stream") -> ImageRef:
+        """Store an image file unchanged, without holding more than a part of a large one in memory.
+
+        Raises SourceUnreadable when the file cannot be read, or changed while it was read.
+        """
+        filename = printable_name(path)
+        try:
+            with path.open("rb") as file:
+                head = file.read(IN_MEMORY_LIMIT)
+                if len(head) < IN_MEMORY_LIMIT:
+                    return self.put_image(head, filename, media_type)
+                return self._put_large(file, filename, media_type)
+        except OSError as error:
+            raise SourceUnreadable(
+                f"Cannot read {filename!r}: {error.strerror or error}.", data="Nothing was sent."
+            ) from error
+
+    def get_image(self, ref: ImageRef) -> bytes:
+        """Read an image and check it against its SHA-256. Raises NotFound, Corrupted."""
+        with self._translated(f"read image {ref.key}"):
+            response = self._minio.get_object(ref.bucket, ref.key)
+            try:
+                data = response.read()
+            finally:
+                response.close()
+                response.release_conn()
+        found = hashlib.sha256(data).hexdigest()
+        if found != ref.sha256:
+            raise Corrupted(f"Image {ref.key} is damaged in the store: its bytes have SHA-256 {found}.")
+        return data
+
+    def image_metadata(self, ref: ImageRef) -> dict[str, str]:
+        """File name and media type as the producer gave them when the bytes were first stored."""
+        with self._translated(f"look for image {ref.key}"):
+            headers = self._minio.stat_object(ref.bucket, ref.key).metadata or {}
+        return {"filename": unquote(headers.get("x-amz-meta-filename", ""))}
+
+    def _put_large(self, file: BinaryIO, filename: str, media_type: str) -> ImageRef:
+        file.seek(0)
+        sha256, size = _hash_stream(file)
+        file.seek(0)
+        reader = _HashingReader(file)
+        ref = self._put_image(reader, sha256, size, filename, media_type)
+        if reader.hexdigest() != sha256:
+            self.remove("images", ref.key)
+            raise SourceUnreadable(f"{filename!r} changed while it was read.", data="Nothing was sent.")
+        return ref
+
+    def _put_image(self, data: object, sha256: str, size: int, filename: str, media_type: str) -> ImageRef:
+        bucket, key = self.settings.bucket("images"), image_key(sha256)
+        with self._translated(f"write image {key}"):
+            self._minio.put_object(
+                bucket,
+                key,
+                data,  # pyright: ignore[reportArgumentType]  (anything with read())
+                size,
+                content_type=media_type,
+                # S3 metadata is ASCII; a user's name may be anything.
+                metadata={"filename": quote(filename, safe=" ")},
+                part_size=_PART_SIZE,
+                num_parallel_uploads=1,
+            )
+        return ImageRef(
+            bucket=bucket,
+            key=key,
+            sha256=sha256,
+            size=size,
+            filename=filename,
+            media_type=media_type,
+            frame=0,
+        )
+
+    @contextmanager
+    def _translated(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except S3Error as error:
+            if error.code in _MISSING:
+                raise NotFound(f"Cannot {action}: the object store at {self.url} has no such object.") from error
+            raise StoreUnavailable(
+                f"Cannot {action}: the object store at {self.url} answered {error.code}: {error.message}."
+            ) from error
+        except (MinioException, InvalidResponseError, urllib3.exceptions.HTTPError) as error:
+            raise StoreUnavailable(
+                f"Cannot {action}: the object store at {self.url} does not answer ({_root_cause(error)})."
+            ) from error
+
+
+def image_key(sha256: str) -> str:
+    """Key of an image: the same bytes always have the same one."""
+    return f"{sha256[:2]}/{sha256}"
+
+
+def printable_name(path: Path) -> str:
+    """A file's name as text that JSON can hold: bytes that are not UTF-8 are shown as \\xNN."""
+    return printable(path.name)
+
+
+def printable(text: str) -> str:
+    """Text from the file system with undecodable bytes shown as \\xNN."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _http_pool(settings: Settings, retries: int) -> urllib3.PoolManager:
+    policy = urllib3.Retry(
+        total=retries,
+        backoff_factor=0.1,
+        backoff_jitter=0.1,
+        backoff_max=5,
+        status_forcelist=(500, 502, 503, 504),
+        allowed_methods=None,  # every write is idempotent
+        raise_on_status=False,
+    )
+    timeout = urllib3.Timeout(connect=min(5.0, settings.store_timeout), read=settings.store_timeout)
+    return urllib3.PoolManager(num_pools=4, maxsize=64, timeout=timeout, retries=policy)
+
+
+class _HashingReader:
+    """A reader that knows the SHA-256 of what went through it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._hash.update(data)
+        return data
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _hash_stream(file: BinaryIO) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+        size += len(chunk)
+    return digest.hexdigest(), size
+
+
+def _root_cause(error: BaseException) -> str:
+    reason = getattr(error, "reason", None)
+    return str(reason or error)

@@ -1,0 +1,119 @@
+"""Submitting: the image, then the pending record, then the bell. Killed between two steps, nothing is lost."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from graticule import formats
+from graticule.broker import Bell
+from graticule.errors import BrokerUnavailable, ImageTooLarge, SourceUnreadable
+from graticule.jobs import Job, Lane, Source, new_job
+from graticule.records import Records
+from graticule.settings import Settings
+from graticule.store import Store, printable, printable_name
+
+log = logging.getLogger(__name__)
+
+
+class Submitter:
+    """Puts images into the store and jobs into the queues. Thread-safe."""
+
+    def __init__(self, settings: Settings, *, producer: str, store: Store | None = None) -> None:
+        """`producer`: the kind of producer as it will stand in every job's source."""
+        self.settings = settings
+        self.store = store or Store(settings)
+        self.records = Records(self.store)
+        self.producer = producer
+        self._bell = Bell(settings)
+        self._host = socket.gethostname()
+
+    def submit_file(
+        self,
+        path: Path,
+        model: str,
+        *,
+        parameters: dict[str, Any] | None = None,
+        stream: str = "",
+        sequence: int | None = None,
+        lane: Lane = Lane.BULK,
+    ) -> Job:
+        """Submit a file. The same unchanged file for the same model is the same job, however often it is sent.
+
+        Raises SourceUnreadable, ImageTooLarge, StoreUnavailable.
+        """
+        modified = self._check_file(path)
+        image = self.store.put_image_file(path, formats.media_type(path.name))
+        source = Source(producer=self.producer, host=self._host, path=printable(str(path.absolute())))
+        return self._send(
+            new_job(
+                image,
+                model,
+                source=source,
+                parameters=parameters,
+                stream=stream,
+                sequence=sequence,
+                captured_at=modified,
+                lane=lane,
+            )
+        )
+
+    def submit_bytes(
+        self,
+        data: bytes,
+        filename: str,
+        model: str,
+        *,
+        parameters: dict[str, Any] | None = None,
+        stream: str = "",
+        captured_at: datetime | None = None,
+        lane: Lane = Lane.INTERACTIVE,
+    ) -> Job:
+        """Submit an image that is in memory. Raises ImageTooLarge, StoreUnavailable."""
+        self._check_size(len(data), filename)
+        image = self.store.put_image(data, filename, formats.media_type(filename))
+        source = Source(producer=self.producer, host=self._host)
+        return self._send(
+            new_job(
+                image,
+                model,
+                source=source,
+                parameters=parameters,
+                stream=stream,
+                captured_at=captured_at,
+                lane=lane,
+            )
+        )
+
+    def ring(self, job: Job) -> None:
+        """Ring for a recorded job; without Redis the reconciler will."""
+        try:
+            self._bell.ring(job)
+        except BrokerUnavailable as error:
+            log.warning("%s", error)
+
+    def _send(self, job: Job) -> Job:
+        self.records.add_pending(job)
+        self.ring(job)
+        return job
+
+    def _check_file(self, path: Path) -> datetime:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise SourceUnreadable(
+                f"Cannot read {printable_name(path)!r}: {error.strerror or error}.", data="Nothing was sent."
+            ) from error
+        self._check_size(status.st_size, printable_name(path))
+        return datetime.fromtimestamp(status.st_mtime, UTC)
+
+    def _check_size(self, size: int, filename: str) -> None:
+        if size > self.settings.max_image_bytes:
+            raise ImageTooLarge(
+                f"{filename!r} has {size:,} bytes; at most {self.settings.max_image_bytes:,} are accepted"
+                " (GRATICULE_MAX_IMAGE_BYTES).",
+                data="Nothing was sent.",
+            )

@@ -1,0 +1,1 @@
+"""Producers: whatever puts images into the cluster. Light; none of them imports onnxruntime."""
