@@ -63,7 +63,7 @@ class Job(Message):
     image: ImageRef = Field(description="The image.")
     model: ModelReference = Field(description="`name` (the version in production) or `name@version`.")
     parameters: dict[str, Any] = Field(
-       default= default_factory=dict,
+        default_factory=dict,
         description="Overrides of the manifest's post-processing, e.g. {'threshold': 0.4}.",
     )
     stream: str = Field(default="", description="Name that groups a series, e.g. the watched folder. Empty: none.")

@@ -47,10 +47,12 @@ class SizePolicy(Message):
     """How a picture of any size is made to fit the network, without distortion."""
 
     policy: Literal["fixed", "multiple-of", "tiled"] = Field(
-       default= description="fixed: scaled to fit into height x width and padded; multiple-of: padded to the next multiple;"
+        description="fixed: scaled to fit into height x width and padded; multiple-of: padded to the next multiple;"
         " tiled: cut into overlapping tiles of height x width."
     )
-    multiple: int = Field(default=1, gt=0, description="multiple-of: both sides are padded to a multiple of this, in pixels.")
+    multiple: int = Field(
+        default=1, gt=0, description="multiple-of: both sides are padded to a multiple of this, in pixels."
+    )
     height: int | None = Field(default=None, gt=0, description="fixed and tiled: height in pixels.")
     width: int | None = Field(default=None, gt=0, description="fixed and tiled: width in pixels.")
     overlap: int = Field(default=0, ge=0, description="tiled: pixels shared by neighbouring tiles.")
@@ -75,7 +77,7 @@ class Normalisation(Message):
     """From pixel values to the network's numbers."""
 
     kind: Literal["scale", "minmax", "standardise"] = Field(
-       default= description="scale: divided by the data type's maximum, to 0..1; minmax: each picture's minimum..maximum to"
+        description="scale: divided by the data type's maximum, to 0..1; minmax: each picture's minimum..maximum to"
         " 0..1 (a constant picture becomes 0); standardise: scale, then (x - mean) / std for each channel."
     )
     mean: tuple[float, ...] = Field(default=(), description="standardise: mean of each channel.")
@@ -110,10 +112,12 @@ class Postprocessing(Message):
     """From the network's output to objects. Lengths in pixels of the picture, areas in pixels."""
 
     activation: Literal["softmax", "sigmoid", "none"] = Field(
-       default= description="softmax: channel 0 is the background, foreground = 1 - p(background); sigmoid: each channel on"
+        description="softmax: channel 0 is the background, foreground = 1 - p(background); sigmoid: each channel on"
         " its own, foreground = the largest; none: the output is a probability already (as sigmoid)."
     )
-    threshold: float = Field(default=0.5, ge=0, le=1, description="A pixel above this foreground probability is an object's.")
+    threshold: float = Field(
+        default=0.5, ge=0, le=1, description="A pixel above this foreground probability is an object's."
+    )
     minimum_area: int = Field(default=0, ge=0, description="Objects of fewer pixels are dropped.")
     fill_holes: int = Field(default=0, ge=0, description="Holes of fewer pixels are filled.")
     touches_edge_buffer: int = Field(

@@ -55,7 +55,7 @@ class DetectedObject(Message):
     equivalent_radius: float = Field(description="Radius of the circle of equal area, px.")
     centroid: tuple[float, float] = Field(description="(x, y), px.")
     bounding_box: tuple[int, int, int, int] = Field(
-       default= description="(left, top, right, bottom), px; right and bottom are the first column and row outside."
+        description="(left, top, right, bottom), px; right and bottom are the first column and row outside."
     )
     touches_edge: bool = Field(description="The bounding box comes within the manifest's buffer of an edge.")
     confidence: float = Field(ge=0, le=1, description="Mean foreground probability over its pixels.")

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
 
     data_dir: Path = Field(
-       default= default_factory=default_data_dir,
+        default_factory=default_data_dir,
         description="Folder of the embedded cluster: its data, logs, credentials and addresses.",
     )
     redis_url: SecretStr = Field(
@@ -72,7 +72,9 @@ class Settings(BaseSettings):
         description="Seconds after which a job that a worker took and did not finish is given to another one."
         " Must be longer than task_deadline, or a slow job would run several times.",
     )
-    reconcile_interval: Seconds = Field(default=10, description="Seconds between two looks for jobs whose message was lost.")
+    reconcile_interval: Seconds = Field(
+        default=10, description="Seconds between two looks for jobs whose message was lost."
+    )
     store_timeout: Seconds = Field(default=30, description="Seconds to wait for an answer of the object store.")
     worker_threads: int = Field(
         default=8, gt=0, le=256, description="Jobs that one worker process carries at the same time (threads)."
@@ -85,7 +87,9 @@ class Settings(BaseSettings):
         ge=0,
         description="CPU threads of one inference session. 0: one for each core that the process may use.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe log line.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe log line."
+    )
 
     @classmethod
     def settings_customise_sources(
