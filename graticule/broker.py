@@ -50,7 +50,6 @@ def make_celery(settings: Settings) -> Celery:
         result_serializer="json",
         accept_content=["json"],
         task_acks_late=True,
-        task_reject_on_worker_lost=True,
         task_create_missing_queues=True,
         worker_prefetch_multiplier=1,
         worker_send_task_events=True,

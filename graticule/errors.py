@@ -8,12 +8,14 @@
     │   ├── ImageTooLarge         more bytes or pixels than the limits allow
     │   ├── UnknownModel          no such model, or no such version of it
     │   ├── UnfitImage            a good image that this model cannot take
+    │   ├── InvalidParameters     parameters that the model's post-processing does not have
     │   └── InvalidManifest       a model folder that does not keep its promises
     ├── Trouble                   something around us is at fault: retried with backoff
     │   ├── StoreUnavailable
     │   ├── BrokerUnavailable
     │   ├── Corrupted             bytes differ from their SHA-256
     │   └── InferenceFailed       the model could not be run (memory, device)
+    ├── DeviceUnavailable         the execution provider that was asked for does not work: the worker refuses to start
     ├── SourceUnreadable          a file on this machine cannot be read (gone, no permission)
     ├── NotFound                  no such object
     ├── JobFailed                 the job that was waited for ended in `failed`
@@ -68,6 +70,10 @@ class UnfitImage(BadInput):
     """The model cannot take this image."""
 
 
+class InvalidParameters(BadInput):
+    """The parameters do not fit the model."""
+
+
 class InvalidManifest(BadInput):
     """The model folder does not keep what its manifest promises."""
 
@@ -90,6 +96,10 @@ class Corrupted(Trouble):
 
 class InferenceFailed(Trouble):
     """The model could not be run."""
+
+
+class DeviceUnavailable(GraticuleError):
+    """The execution provider does not work on this machine."""
 
 
 class SourceUnreadable(GraticuleError):

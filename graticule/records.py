@@ -5,12 +5,15 @@ Storage is the truth: a job exists as long as its pending record does, and is do
 
 from __future__ import annotations
 
+import hashlib
+
 from graticule.errors import NotFound
 from graticule.jobs import PENDING_PREFIX, Job, PendingKey
 from graticule.results import FAILURE_FILE, RESULT_FILE, Failure, Result, result_prefix
 from graticule.store import Store
 
 JSON = "application/json"
+DEAD_PREFIX = "dead/"
 
 
 class Records:
@@ -69,3 +72,9 @@ class Records:
         """Write `failure.json`."""
         prefix = result_prefix(failure.job.job_id)
         self.store.put("results", prefix + FAILURE_FILE, failure.model_dump_json().encode(), JSON)
+
+    def keep_undecodable(self, message: bytes) -> str:
+        """Keep a message that is not a job, so that nothing vanishes; the key where it lies."""
+        key = f"{DEAD_PREFIX}{hashlib.sha256(message).hexdigest()[:32]}.bin"
+        self.store.put("jobs", key, message, "application/octet-stream")
+        return key

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from graticule.errors import SettingsError
@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     )
     s3_url: str = Field(
         default="http://127.0.0.1:9000",
+        pattern=r"^https?://[^/]+/?$",
         description="URL of the S3 object store. https:// verifies the server's certificate.",
     )
     s3_access_key: str = Field(default="", description="Access key of the object store. Empty: anonymous.")
@@ -103,21 +104,16 @@ class Settings(BaseSettings):
         """Arguments, then the environment, then the embedded cluster of the data folder."""
         return init_settings, env_settings, RunningCluster(settings_cls, init_settings)
 
-    @model_validator(mode="after")
-    def _deadline_within_visibility(self) -> Settings:
-        if self.visibility_timeout <= self.task_deadline:
+    @field_validator("visibility_timeout")
+    @classmethod
+    def _deadline_within_visibility(cls, value: float, info: ValidationInfo) -> float:
+        deadline = info.data.get("task_deadline", 0)
+        if value <= deadline:
             raise ValueError(
-                f"{env_name('visibility_timeout')} ({self.visibility_timeout:g} s) must be longer than"
-                f" {env_name('task_deadline')} ({self.task_deadline:g} s): a job still at work would be"
+                f"must be longer than {env_name('task_deadline')} ({deadline:g} s): a job still at work would be"
                 " given to a second worker"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _s3_url_has_scheme(self) -> Settings:
-        if not self.s3_url.startswith(("http://", "https://")):
-            raise ValueError(f"{env_name('s3_url')} must begin with http:// or https://, found {self.s3_url!r}")
-        return self
+        return value
 
     @cached_property
     def key_prefix(self) -> str:

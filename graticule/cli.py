@@ -1,0 +1,342 @@
+"""The `graticule` command. Each part is loaded only when one of its sub-commands is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from graticule import __version__
+from graticule.errors import BadInput, GraticuleError, MissingPart, SettingsError
+from graticule.settings import Settings, describe_settings, env_name, load_settings
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+app = typer.Typer(
+    name="graticule",
+    help="Turn instruments' images into measurements on a small cluster.\n\n"
+    "Begin with: graticule demo. Every setting has an environment variable: graticule settings lists them.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+simulate_app = typer.Typer(help="Simulated instruments, for demonstrations and tests.", no_args_is_help=True)
+app.add_typer(simulate_app, name="simulate")
+
+errors = Console(stderr=True)
+
+
+def setting_option(field: str, *flags: str) -> Any:  # noqa: ANN401 (typer's own type)
+    """A command-line option bound to a setting: the same description, the environment variable in the help."""
+    description = Settings.model_fields[field].description or ""
+    return typer.Option(
+        *(flags or (f"--{field.replace('_', '-')}",)),
+        help=f"{description} [env: {env_name(field)}]",
+        show_default=False,
+    )
+
+
+DataDir = Annotated[Path | None, setting_option("data_dir", "--data-dir")]
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="Model: name, or name@version.")]
+Include = Annotated[list[str] | None, typer.Option("--include", help="Take only files like this, e.g. '*.tif'.")]
+Exclude = Annotated[list[str] | None, typer.Option("--exclude", help="Leave out files like this.")]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("--parameter", "-p", help="Override of the model's post-processing, e.g. threshold=0.4."),
+]
+LaneOption = Annotated[str, typer.Option("--lane", help="interactive goes before bulk.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"graticule {__version__}")
+        raise typer.Exit
+
+
+# -- the embedded cluster ---------------------------------------------------------------------------------
+
+
+@app.command()
+def up(
+    data_dir: DataDir = None,
+    worker: Annotated[bool, typer.Option(help="Start a worker.")] = True,
+    flower: Annotated[bool, typer.Option(help="Start Flower, the page that shows the queues.")] = True,
+) -> None:
+    """Start a whole cluster on this machine and keep it running. Ctrl-C stops it; the data stay."""
+    commands = _part("graticule.local.commands", "The embedded cluster", "local")
+    raise typer.Exit(commands.up(load_settings(data_dir=data_dir), worker=worker, flower=flower))
+
+
+@app.command()
+def down(data_dir: DataDir = None) -> None:
+    """Stop the cluster that `graticule up` started on this machine."""
+    commands = _part("graticule.local.commands", "The embedded cluster", "local")
+    raise typer.Exit(commands.down(load_settings(data_dir=data_dir)))
+
+
+@app.command()
+def status(
+    data_dir: DataDir = None, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False
+) -> None:
+    """Show the parts of the cluster, their versions, the queues, and how many jobs are done."""
+    commands = _part("graticule.local.commands", "The cluster's status", "local")
+    raise typer.Exit(commands.status(load_settings(data_dir=data_dir), as_json=as_json))
+
+
+@app.command()
+def doctor(data_dir: DataDir = None) -> None:
+    """Check this machine and report everything that is missing or wrong, at once."""
+    commands = _part("graticule.local.commands", "The doctor", "local")
+    raise typer.Exit(commands.doctor(load_settings(data_dir=data_dir)))
+
+
+@app.command()
+def demo(
+    once: Annotated[int | None, typer.Option("--once", min=1, help="Stop after this many pictures.")] = None,
+    rate: Annotated[float, typer.Option(min=0.01, help="Pictures a second.")] = 4.0,
+    folder: Annotated[Path | None, typer.Option(help="Watch this folder instead of simulated pictures.")] = None,
+    directory: Annotated[Path, typer.Option("--dir", help="Where the demo keeps its files.")] = Path("graticule-demo"),
+    model: ModelOption = "tile-defects",
+    seed: Annotated[int, typer.Option(help="Seed of the simulated pictures.")] = 1,
+) -> None:
+    """Start a cluster, let a simulated camera drop pictures into a watched folder, and show them becoming results."""
+    _part("graticule.local.commands", "The demo", "local")
+    module = _part("graticule.demo", "The demo", "local")
+    settings = load_settings()
+    raise typer.Exit(
+        module.demo(settings, once=once, rate=rate, folder=folder, directory=directory, model=model, seed=seed)
+    )
+
+
+# -- producers ----------------------------------------------------------------------------------------------
+
+
+@app.command()
+def submit(
+    files: Annotated[list[Path], typer.Argument(help="Pictures.")],
+    model: ModelOption,
+    stream: Annotated[str, typer.Option(help="Name that groups a series.")] = "",
+    lane: LaneOption = "interactive",
+    parameters: Parameters = None,
+    wait: Annotated[bool, typer.Option(help="Wait for the results and print one line for each.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Send pictures to the cluster. Prints the identity of each job; --wait prints the results."""
+    from graticule import submit_command
+
+    raise typer.Exit(
+        submit_command.submit(
+            load_settings(),
+            files,
+            model=model,
+            stream=stream,
+            lane=lane,
+            parameters=parse_parameters(parameters),
+            wait=wait,
+            as_json=as_json,
+        )
+    )
+
+
+@app.command()
+def run(
+    paths: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    model: ModelOption,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks, overlays and tables.")],
+    include: Include = None,
+    exclude: Exclude = None,
+    parameters: Parameters = None,
+    labels: Annotated[bool, typer.Option(help="Also write masks whose pixels hold the object's number.")] = False,
+    overlays: Annotated[bool, typer.Option(help="Write pictures with the objects drawn in.")] = True,
+    timeout: Annotated[float | None, typer.Option(help="Give up waiting after this many seconds.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Analyse pictures and write masks, overlays and tables here. Starts a cluster for the time if none is running.
+
+    The exit code is 0 only if every picture succeeded. Running the same command again goes on where it stopped.
+    """
+    _part("pyarrow", "Writing tables", "local")
+    module = _part("graticule.run", "Runs", "local")
+    raise typer.Exit(
+        module.run(
+            load_settings(data_dir=data_dir),
+            paths,
+            model=model,
+            out=out,
+            include=include or [],
+            exclude=exclude or [],
+            parameters=parse_parameters(parameters),
+            labels=labels,
+            overlays=overlays,
+            timeout=timeout,
+        )
+    )
+
+
+@app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(help="Folder that a camera writes into; sub-folders are watched too.")],
+    model: ModelOption,
+    include: Include = None,
+    exclude: Exclude = None,
+    existing: Annotated[bool, typer.Option(help="Also take the pictures that are there already.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Take what is there, then stop.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many pictures.")] = None,
+    duration: Annotated[float | None, typer.Option("--for", help="Stop after this many seconds.")] = None,
+    recursive: Annotated[bool, typer.Option(help="Watch sub-folders too.")] = True,
+    polling: Annotated[bool, typer.Option("--polling", help="Look regularly: for network shares.")] = False,
+    rescan: Annotated[float, typer.Option(help="Seconds between two looks at everything.")] = 30.0,
+    settle: Annotated[
+        float, typer.Option(help="Seconds after which a file that stands still but cannot be read is sent anyway.")
+    ] = 10.0,
+    stream: Annotated[str | None, typer.Option(help="Name of the series. Default: the folder's path.")] = None,
+    lane: LaneOption = "bulk",
+    parameters: Parameters = None,
+    journal: Annotated[Path | None, typer.Option(help="Where to remember what was sent. Default: per user.")] = None,
+    data_dir: DataDir = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="One line for every picture.")] = False,
+) -> None:
+    """Watch a folder and send every picture that is written there. A restart goes on where it stopped."""
+    commands = _part("graticule_producers.watcher.commands", "The watcher", "watcher")
+    settings = load_settings(data_dir=data_dir)
+    configure_logging("debug" if verbose else settings.log_level)
+    raise typer.Exit(
+        commands.run_watch(
+            settings,
+            folder,
+            model=model,
+            include=include or [],
+            exclude=exclude or [],
+            existing=existing,
+            once=once,
+            limit=limit,
+            duration=duration,
+            recursive=recursive,
+            polling=polling,
+            rescan=rescan,
+            settle=settle,
+            stream=stream,
+            lane=lane,
+            parameters=parse_parameters(parameters),
+            journal=journal,
+        )
+    )
+
+
+@simulate_app.command("tiles")
+def simulate_tiles(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.")],
+    count: Annotated[int | None, typer.Option(min=1, help="Pictures; without it, until Ctrl-C.")] = None,
+    rate: Annotated[float, typer.Option(min=0, help="Pictures a second; 0: as fast as possible.")] = 4.0,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 1,
+    size: Annotated[str, typer.Option(help="Smallest and largest side, in pixels.")] = "120:480",
+    truth: Annotated[Path | None, typer.Option(help="Folder for the true masks and truth.csv.")] = None,
+    defect_share: Annotated[float, typer.Option(min=0, max=1, help="Share of pictures with a defect.")] = 0.6,
+) -> None:
+    """Draw photographs of magnetic tiles, some with defects, as a camera over a production line would write them."""
+    commands = _part("graticule_producers.simulate.commands", "The simulator", "watcher")
+    raise typer.Exit(
+        commands.run_simulate_tiles(
+            out=out, count=count, rate=rate, seed=seed, size=size, truth=truth, defect_share=defect_share
+        )
+    )
+
+
+# -- workers -------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def worker(
+    models: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="Serve only this model. Default: every published one.")
+    ] = None,
+    threads: Annotated[int | None, setting_option("worker_threads", "--threads")] = None,
+    provider: Annotated[str | None, setting_option("provider")] = None,
+    log_level: Annotated[str | None, setting_option("log_level")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Take jobs from the queues and run the models, until told to stop."""
+    for package in ("onnxruntime", "cv2"):
+        _part(package, "The worker", "worker")
+    service = _part("graticule_workers.service", "The worker", "worker")
+    settings = load_settings(worker_threads=threads, provider=provider, log_level=log_level, data_dir=data_dir)
+    configure_logging(settings.log_level)
+    raise typer.Exit(service.WorkerService(settings, models or ()).serve())
+
+
+@app.command("settings")
+def show_settings() -> None:
+    """List every setting: its environment variable, its default, what it means."""
+    table = Table("Environment variable", "Default", "Meaning")
+    for row in describe_settings():
+        table.add_row(*row)
+    Console().print(table)
+
+
+# -- helpers --------------------------------------------------------------------------------------------------
+
+
+def parse_parameters(pairs: list[str] | None) -> dict[str, Any]:
+    """`["threshold=0.4"]` -> `{"threshold": 0.4}`: values are JSON where they can be, else text."""
+    parameters: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"expected NAME=VALUE, found {pair!r}")
+        try:
+            parameters[name.strip()] = json.loads(value)
+        except ValueError:
+            parameters[name.strip()] = value
+    return parameters
+
+
+def configure_logging(level: str) -> None:
+    """Readable lines on a terminal, plain ones in a file."""
+    handler: logging.Handler
+    if sys.stderr.isatty():
+        handler = RichHandler(console=errors, show_path=False, rich_tracebacks=False)
+        handler.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def _part(module: str, part: str, extra: str) -> Any:  # noqa: ANN401 (a module)
+    """Import a part of graticule, or say which pip command installs it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingPart(part, extra, error.name or module) from error
+
+
+def main() -> None:
+    """Run the command line; every expected error is one clear sentence and an exit code."""
+    _run(app)
+
+
+def _run(command: Callable[..., object]) -> None:
+    try:
+        command()
+    except (SettingsError, MissingPart, BadInput) as error:
+        errors.print(str(error), style="red", markup=False, highlight=False)
+        sys.exit(EXIT_USAGE)
+    except GraticuleError as error:
+        errors.print(str(error), style="red", markup=False, highlight=False)
+        sys.exit(EXIT_FAILED)
+    except KeyboardInterrupt:
+        errors.print("Interrupted.")
+        sys.exit(130)

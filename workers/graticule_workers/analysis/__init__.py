@@ -1,0 +1,1 @@
+"""Analysis: from masks to numbers."""
