@@ -278,8 +278,14 @@ def worker(
 
 
 @app.command("settings")
-def show_settings() -> None:
+def show_settings(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table, for documentation.")] = False,
+) -> None:
     """List every setting: its environment variable, its default, what it means."""
+    if markdown:
+        rows = (f"| `{name}` | {default} | {text} |" for name, default, text in describe_settings())
+        typer.echo("\n".join(["| environment variable | default | meaning |", "| --- | --- | --- |", *rows]))
+        return
     table = Table("Environment variable", "Default", "Meaning")
     for row in describe_settings():
         table.add_row(*row)

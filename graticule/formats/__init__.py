@@ -108,11 +108,10 @@ def _check_size(info: ImageInfo, filename: str, max_pixels: int | None) -> None:
 
 
 def _describe(head: bytes) -> str:
-    try:
-        text = head.decode("ascii")
-    except UnicodeDecodeError:
-        return f"bytes that begin with {head[:8].hex(' ')}"
-    return f"text that begins with {text[:20]!r}"
+    text = head.decode("latin-1")
+    if text.isascii() and all(letter.isprintable() or letter.isspace() for letter in text):
+        return f"text that begins with {text[:20]!r}"
+    return f"bytes that begin with {head[:8].hex(' ')}"
 
 
 def _reason(error: Exception) -> str:

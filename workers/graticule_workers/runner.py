@@ -140,6 +140,7 @@ class Runner:
             result = self._process(job, watch)
             if self.records.commit(result):
                 self._publish(_succeeded_event(result))
+            log.info("%s", _line(result))
         self.records.remove_pending(job)
 
     def _process(self, job: Job, watch: Stopwatch) -> Result:
@@ -194,6 +195,15 @@ class Runner:
             self.events.publish(event)
         except BrokerUnavailable as error:
             log.warning("job %s is done but nobody was told: %s", event.job_id, error)
+
+
+def _line(result: Result) -> str:
+    stages = ", ".join(f"{stage} {seconds * 1000:.0f}" for stage, seconds in result.timings.model_dump().items())
+    measured = result.measurements
+    return (
+        f"job {result.job.job_id} {result.job.image.filename!r}: {measured.count} objects,"
+        f" {measured.area_fraction:.2%} of the area (ms: {stages})"
+    )
 
 
 def _wait(pause: float, deadline: float, error: Trouble) -> None:

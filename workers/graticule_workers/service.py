@@ -8,6 +8,7 @@ import platform
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import celery
 import cv2
 import onnxruntime
 from celery import Task, signals
-from celery.exceptions import Reject
+from celery.exceptions import Reject, SecurityWarning
 from celery.worker import WorkController
 from pydantic import ValidationError
 
@@ -37,6 +38,14 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT = 2.0
 """Seconds between two signs of life; new models are noticed as often."""
+
+
+def _quiet_celery() -> None:
+    """The runner writes one line for each job; Celery's two say nothing more."""
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Celery warns of running as root because of pickle, which is not accepted here.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
 
 
 class WorkerService:
@@ -75,7 +84,9 @@ class WorkerService:
             without_mingle=True,
             loglevel=self.settings.log_level.upper(),
             redirect_stdouts=False,
+            quiet=True,
         )
+        _quiet_celery()
         housekeeping = threading.Thread(target=self._keep_house, args=(worker,), name="housekeeping", daemon=True)
         signals.worker_ready.connect(lambda **_: housekeeping.start(), weak=False)
         signals.worker_shutting_down.connect(lambda **_: self._stopping.set(), weak=False)

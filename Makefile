@@ -1,0 +1,54 @@
+# The same few commands for people and for CI. They need Python 3.11 or newer and make; everything else goes into .venv.
+
+# Python 3.11 and 3.12 come first: there the Redis server is installed from a wheel.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13 python3.14 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+ARGS ?=
+
+.PHONY: help demo test test-slow test-recipes lint bench clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: .venv/.runtime  ## Simulated pictures become measurements on this machine (ARGS="--once 20" to stop by itself)
+	$(BIN)/graticule demo $(ARGS)
+
+test: .venv/.dev  ## The everyday tests, under five minutes
+	$(BIN)/pytest -m "not slow" --ignore tests/recipes $(ARGS)
+
+test-slow: .venv/.dev  ## Tests that kill, wait and fill disks
+	$(BIN)/pytest -m slow --ignore tests/recipes $(ARGS)
+
+test-recipes: .venv/.train  ## Train, evaluate and export a tiny model with PyTorch
+	$(BIN)/pytest tests/recipes $(ARGS)
+
+lint: .venv/.dev  ## Style, types, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: .venv/.dev  ## Measure (results are printed; nothing else should run)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:  ## Remove everything that make made
+	rm -rf .venv build dist out graticule-demo .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "graticule needs Python 3.11 or newer; none was found on PATH."; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.runtime: .venv/bin/python pyproject.toml constraints.txt
+	@echo "Installing graticule into .venv (once; about a minute) ..."
+	$(PIP) -e ".[all]"
+	@touch $@
+
+.venv/.dev: .venv/.runtime
+	$(PIP) -e ".[all,dev]"
+	@touch $@
+
+.venv/.train: .venv/.dev
+	$(PIP) -e ".[all,dev,train]"
+	@touch $@
