@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 ARGS ?=
 
-.PHONY: help demo test test-slow test-recipes lint bench clean
+.PHONY: help demo test test-slow test-light test-recipes lint bench clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -20,6 +20,9 @@ test: .venv/.dev  ## The everyday tests, under five minutes
 
 test-slow: .venv/.dev  ## Tests that kill, wait and fill disks
 	$(BIN)/pytest -m slow --ignore tests/recipes $(ARGS)
+
+test-light:  ## Install without extras into a fresh environment: the contract imports alone
+	sh tests/light_install.sh "$(PYTHON)"
 
 test-recipes: .venv/.train  ## Train, evaluate and export a tiny model with PyTorch
 	$(BIN)/pytest tests/recipes $(ARGS)

@@ -122,7 +122,9 @@ class Store:
         """Keys below `prefix`, sorted, at most `limit`. Folders are not descended into unless `prefix` names them."""
         with self._translated(f"list {purpose}/{prefix}"):
             found = self._minio.list_objects(self.settings.bucket(purpose), prefix=prefix)
-            return [item.object_name for item in islice(found, limit) if item.object_name]
+            # SeaweedFS keeps an emptied folder and lists it under its own name.
+            keys = (item.object_name for item in found if item.object_name and item.object_name != prefix)
+            return list(islice(keys, limit))
 
     # -- images ------------------------------------------------------------------------------------------
 
