@@ -12,10 +12,23 @@ from pydantic import AwareDatetime
 
 from graticule.broker import connect_redis, translated_redis_errors
 from graticule.jobs import Message
+from graticule.results import Failure, Result
 from graticule.settings import Settings
 
 MAX_EVENTS = 10_000
 """Events kept; a reader that falls further behind has to read the store."""
+REMEMBERED = 100_000
+"""Endings remembered, so that the same one is not told twice."""
+
+# A worker killed between writing a result and telling of it makes its job run again, which tells of it then. One
+# script, so that an ending is told and counted exactly once whoever is killed when.
+_PUBLISH = """
+if redis.call('ZADD', KEYS[1], 'NX', ARGV[1], ARGV[2]) == 0 then return 0 end
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1 - tonumber(ARGV[5]))
+redis.call('HINCRBY', KEYS[2], ARGV[3], 1)
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[6], '*', 'event', ARGV[4])
+return 1
+"""
 
 Outcome = Literal["succeeded", "failed"]
 
@@ -33,6 +46,22 @@ class Event(Message):
     message: str = ""
     completed_at: AwareDatetime
 
+    @classmethod
+    def of(cls, outcome: Result | Failure) -> Event:
+        """The event that tells of an outcome."""
+        measured = outcome.measurements if isinstance(outcome, Result) else None
+        return cls(
+            job_id=outcome.job.job_id,
+            status=outcome.status,
+            model=outcome.job.model,
+            stream=outcome.job.stream,
+            filename=outcome.job.image.filename,
+            count=measured.count if measured else None,
+            area_fraction=measured.area_fraction if measured else None,
+            message=outcome.message if isinstance(outcome, Failure) else "",
+            completed_at=outcome.completed_at,
+        )
+
 
 class Events:
     """Publishes and reads the events of one cluster."""
@@ -42,13 +71,25 @@ class Events:
         self._redis = client or connect_redis(settings)
         self._stream = f"{settings.key_prefix}graticule:events"
         self._counters = f"{settings.key_prefix}graticule:counters"
+        self._told = f"{settings.key_prefix}graticule:told"
+        self._publish = self._redis.register_script(_PUBLISH)
 
-    def publish(self, event: Event) -> None:
-        """Tell the event to everyone who listens, and count it. Raises BrokerUnavailable."""
-        with translated_redis_errors(self.settings), self._redis.pipeline(transaction=False) as pipe:
-            pipe.xadd(self._stream, {"event": event.model_dump_json()}, maxlen=MAX_EVENTS, approximate=True)
-            pipe.hincrby(self._counters, event.status, 1)
-            pipe.execute()
+    def publish(self, event: Event) -> bool:
+        """Tell the event to everyone who listens and count it, unless that was done before; whether it was new.
+
+        Raises BrokerUnavailable.
+        """
+        keys = [self._told, self._counters, self._stream]
+        arguments = [
+            event.completed_at.timestamp(),
+            f"{event.job_id}:{event.status}",
+            event.status,
+            event.model_dump_json(),
+            REMEMBERED,
+            MAX_EVENTS,
+        ]
+        with translated_redis_errors(self.settings):
+            return bool(self._publish(keys=keys, args=arguments))
 
     def last_id(self) -> str:
         """The position behind the newest event: reading from here gives only what comes later."""

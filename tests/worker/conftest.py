@@ -36,8 +36,7 @@ class WorkerProcess:
     def __init__(self, settings: Settings, log: Path) -> None:
         self.settings = settings
         self.log = log
-        self.process: subprocess.Popen[bytes]
-        self.start()
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self.log.open("ab") as log:
@@ -48,29 +47,28 @@ class WorkerProcess:
                 stderr=log,
                 start_new_session=True,
             )
-        index = WorkersIndex(self.settings)
-        wait_until(
-            lambda: self.process.poll() is not None or self.process.pid in {w.process for w in index.alive()},
-            60,
-            "the worker is ready",
-        )
+        index, pid = WorkersIndex(self.settings), self.process.pid
+        wait_until(lambda: not self.alive or pid in {w.process for w in index.alive()}, 60, "the worker is ready")
         assert self.alive, self.output
 
     @property
     def alive(self) -> bool:
-        return self.process.poll() is None
+        return self.process is not None and self.process.poll() is None
 
     @property
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        """SIGKILL, and wait until it is gone."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
     def stop(self, timeout: float = 30) -> int:
-        if self.alive:
-            self.process.send_signal(signal.SIGTERM)
+        """SIGTERM, and wait for an orderly end."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
 
 
@@ -82,12 +80,18 @@ def brightness(settings: Settings, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def worker(brightness: Settings, tmp_path: Path) -> Iterator[WorkerProcess]:
-    """A worker that serves the brightness model."""
+def idle_worker(brightness: Settings, tmp_path: Path) -> Iterator[WorkerProcess]:
+    """A worker for the brightness model that has yet to be started."""
     made = WorkerProcess(brightness, tmp_path / "worker.log")
     yield made
-    if made.alive:
-        made.kill()
+    made.kill()
+
+
+@pytest.fixture
+def worker(idle_worker: WorkerProcess) -> WorkerProcess:
+    """A worker that serves the brightness model."""
+    idle_worker.start()
+    return idle_worker
 
 
 @pytest.fixture

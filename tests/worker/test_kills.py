@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,12 @@ def settings(settings: Settings) -> Settings:
 
 def send(client: Client, count: int = JOBS) -> list[JobHandle]:
     submitter = Submitter(client.settings, producer="test", store=client.store)
-    return [JobHandle(client, submitter.submit_bytes(numbered(i), f"{i}.png", "brightness")) for i in range(count)]
+
+    def one(index: int) -> JobHandle:
+        return JobHandle(client, submitter.submit_bytes(numbered(index), f"{index}.png", "brightness"))
+
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(one, range(count)))
 
 
 def numbered(index: int) -> bytes:
@@ -63,26 +69,31 @@ def done(client: Client) -> int:
     return Events(client.settings).counts()["succeeded"]
 
 
-def test_a_killed_worker_loses_nothing(client, worker):
+def test_a_killed_worker_loses_nothing(client, idle_worker):
     handles = send(client)
+    idle_worker.start()
     wait_until(lambda: done(client) >= JOBS // 3, 60, "a third is done")
-    worker.kill()
-    worker.start()
+    idle_worker.kill()
+    assert done(client) < JOBS
+    idle_worker.start()
     assert_all_done(client, handles, 120)
     assert done(client) == JOBS
 
 
-def test_a_worker_killed_again_and_again_loses_nothing(client, worker):
+def test_a_worker_killed_again_and_again_loses_nothing(client, idle_worker):
     handles = send(client)
     for part in range(1, 6):
+        idle_worker.start()
         wait_until(lambda part=part: done(client) >= part * JOBS // 8, 60, "some more are done")
-        worker.kill()
-        worker.start()
+        idle_worker.kill()
+    assert done(client) < JOBS
+    idle_worker.start()
     assert_all_done(client, handles, 120)
 
 
-def test_an_emptied_redis_loses_nothing(client, worker):
+def test_an_emptied_redis_loses_nothing(client, idle_worker):
     handles = send(client)
+    idle_worker.start()
     wait_until(lambda: done(client) >= JOBS // 3, 60, "a third is done")
     broker = connect_redis(client.settings)
     for key in broker.scan_iter(f"{client.settings.key_prefix}*"):  # FLUSHALL, but only of what is ours
@@ -116,6 +127,7 @@ def test_a_store_that_is_away_makes_jobs_wait_not_fail(client, worker, settings,
         worker.stop()
         process = WorkerProcess(behind, tmp_path / "behind.log")
         try:
+            process.start()
             handles = send(client, 60)
             wait_until(lambda: done(client) >= 10, 60, "some are done")
             forwarder.cut()

@@ -209,6 +209,7 @@ def test_interactive_goes_before_bulk(client, settings, tmp_path):
     one_thread = settings.model_copy(update={"worker_threads": 1})
     process = WorkerProcess(one_thread, tmp_path / "worker.log")
     try:
+        process.start()
         finished = [handle.job_id for handle, _ in client.as_completed([*handles, urgent], timeout=60)]
     finally:
         process.kill()
@@ -236,6 +237,7 @@ def test_a_producer_killed_before_it_rings_loses_nothing(client, settings, tmp_p
     submitter.records.add_pending(job)  # and here it is killed
     process = WorkerProcess(impatient, tmp_path / "worker.log")
     try:
+        process.start()
         outcome = wait_until(lambda: client.outcome(job.job_id), 30, "the reconciler rings")
     finally:
         process.kill()

@@ -110,36 +110,32 @@ class Runner:
             except Exception as error:
                 log.exception("job %s: unexpected error in %s", job.job_id, watch.stage)
                 ending = error
-            self._end(job, _failure(job, ending, watch.stage, tries), deadline)
+            self._fail_patiently(job, ending, watch.stage, tries, deadline)
             return
 
-    def fail(self, job: Job, error: GraticuleError, stage: str, tries: int) -> None:
-        """End a job that cannot be run. Raises StoreUnavailable."""
+    def fail(self, job: Job, error: Exception, stage: str, tries: int) -> None:
+        """End a job that cannot succeed. Raises StoreUnavailable."""
         failure = _failure(job, error, stage, tries)
         self.records.fail(failure)
-        self._publish(_failed_event(failure))
+        self._publish(failure)
         self.records.remove_pending(job)
-        log.warning("job %s (%s) failed in %s: %s", job.job_id, job.image.filename, stage, failure.message)
+        log.warning("job %s %r failed in %s: %s", job.job_id, job.image.filename, stage, failure.message)
 
-    def _end(self, job: Job, failure: Failure, deadline: float) -> None:
+    def _fail_patiently(self, job: Job, error: Exception, stage: str, tries: int, deadline: float) -> None:
         for pause in _pauses():
             try:
-                self.records.fail(failure)
-                self._publish(_failed_event(failure))
-                self.records.remove_pending(job)
-            except StoreUnavailable as error:
-                _wait(pause, deadline, error)
-                continue
-            log.warning("job %s (%s) failed in %s: %s", job.job_id, job.image.filename, failure.stage, failure.message)
-            return
+                self.fail(job, error, stage, tries)
+                return
+            except StoreUnavailable as trouble:
+                _wait(pause, deadline, trouble)
 
     def _run_once(self, job: Job, watch: Stopwatch) -> None:
         if self.records.is_finished(job):
-            log.info("job %s was finished already", job.job_id)
+            self._tell_again(job)
         else:
             result = self._process(job, watch)
             if self.records.commit(result):
-                self._publish(_succeeded_event(result))
+                self._publish(result)
             log.info("%s", _line(result))
         self.records.remove_pending(job)
 
@@ -189,12 +185,18 @@ class Runner:
             description="Each pixel holds the id of its object; 0 is background.",
         )
 
-    def _publish(self, event: Event) -> None:
+    def _tell_again(self, job: Job) -> None:
+        """The worker that finished the job may have been killed before it told of it; telling twice does nothing."""
+        log.info("job %s was finished already", job.job_id)
+        if outcome := self.records.outcome(job.job_id):
+            self._publish(outcome)
+
+    def _publish(self, outcome: Result | Failure) -> None:
         """Events are an index: without Redis the job is done all the same."""
         try:
-            self.events.publish(event)
+            self.events.publish(Event.of(outcome))
         except BrokerUnavailable as error:
-            log.warning("job %s is done but nobody was told: %s", event.job_id, error)
+            log.warning("job %s is done but nobody was told: %s", outcome.job.job_id, error)
 
 
 def _line(result: Result) -> str:
@@ -236,31 +238,6 @@ def _failure(job: Job, error: Exception, stage: str, tries: int) -> Failure:
         stage=stage,
         tries=tries,
         completed_at=datetime.now(UTC),
-    )
-
-
-def _succeeded_event(result: Result) -> Event:
-    return Event(
-        job_id=result.job.job_id,
-        status="succeeded",
-        model=result.model.name,
-        stream=result.job.stream,
-        filename=result.job.image.filename,
-        count=result.measurements.count,
-        area_fraction=result.measurements.area_fraction,
-        completed_at=result.completed_at,
-    )
-
-
-def _failed_event(failure: Failure) -> Event:
-    return Event(
-        job_id=failure.job.job_id,
-        status="failed",
-        model=failure.job.model,
-        stream=failure.job.stream,
-        filename=failure.job.image.filename,
-        message=failure.message,
-        completed_at=failure.completed_at,
     )
 
 
