@@ -274,5 +274,5 @@ def _hash_stream(file: BinaryIO) -> tuple[str, int]:
 
 
 def _root_cause(error: BaseException) -> str:
-    reason = getattr(error, "reason", None)
-    return str(reason or error)
+    reason = getattr(error, "reason", None) or error
+    return str(reason).rpartition(": ")[2] or type(reason).__name__

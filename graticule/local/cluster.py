@@ -151,6 +151,7 @@ class EmbeddedCluster:
             ) from error
 
     def _start_parts(self) -> Settings:
+        (self.folder / CLUSTER_FILE).unlink(missing_ok=True)  # a killed supervisor leaves it behind
         _end_leftovers(self.folder)
         make_private_folder(self.folder / "logs")
         kept = {name: int(port) for name, port in read_json(self.folder / parts.PORTS_FILE).items()}

@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -64,11 +63,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def _python(_: Settings) -> Iterator[Finding]:
-    version = platform.python_version()
-    if sys.version_info < (3, 11):
-        yield Finding("Python", "problem", version, "Install Python 3.11 or newer.")
-    else:
-        yield Finding("Python", "ok", f"{version}, {platform.system()} {platform.machine()}")
+    yield Finding("Python", "ok", f"{platform.python_version()}, {platform.system()} {platform.machine()}")
 
 
 def _servers(_: Settings) -> Iterator[Finding]:

@@ -13,9 +13,9 @@ import time
 GRACE = 8.0
 
 
-def main():
+def main() -> None:
     """Follow the supervisor until it ends, then clean up."""
-    groups = []
+    groups: list[int] = []
     for line in sys.stdin:
         sign, _, group = line.strip().partition(" ")
         if sign == "+":
@@ -30,7 +30,7 @@ def main():
             time.sleep(0.05)
 
 
-def tell(group, number):
+def tell(group: int, number: int) -> bool:
     """Send a signal to a process group; whether there was one."""
     try:
         os.killpg(group, number)
