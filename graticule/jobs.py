@@ -111,9 +111,13 @@ def new_job(
     stream: str = "",
     sequence: int | None = None,
     captured_at: datetime | None = None,
+    submitted_at: datetime | None = None,
     lane: Lane = Lane.BULK,
 ) -> Job:
-    """Make the job for an image that lies in the store. Raises pydantic.ValidationError for impossible values."""
+    """Make the job for an image that lies in the store. Raises pydantic.ValidationError for impossible values.
+
+    `submitted_at`: only for repeating a submission that may have been interrupted; default: now.
+    """
     parameters = parameters or {}
     return Job(
         job_id=job_identity(image, model, parameters, stream, source.path, captured_at),
@@ -124,7 +128,7 @@ def new_job(
         sequence=sequence,
         captured_at=captured_at,
         source=source,
-        submitted_at=utc_now(),
+        submitted_at=submitted_at or utc_now(),
         lane=lane,
     )
 

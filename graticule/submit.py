@@ -39,9 +39,13 @@ class Submitter:
         parameters: dict[str, Any] | None = None,
         stream: str = "",
         sequence: int | None = None,
+        submitted_at: datetime | None = None,
         lane: Lane = Lane.BULK,
     ) -> Job:
         """Submit a file. The same unchanged file for the same model is the same job, however often it is sent.
+
+        A producer that may have been killed between the steps repeats the submission with the `submitted_at` of the
+        first try: then the pending record, too, is the same one.
 
         Raises SourceUnreadable, ImageTooLarge, StoreUnavailable.
         """
@@ -57,6 +61,7 @@ class Submitter:
                 stream=stream,
                 sequence=sequence,
                 captured_at=modified,
+                submitted_at=submitted_at,
                 lane=lane,
             )
         )

@@ -49,6 +49,8 @@ class TiffReader(Reader):
         size = stream.seek(0, os.SEEK_END)
         stream.seek(0)
         with TiffFile(stream) as tiff:
+            if not len(tiff.pages):  # many writers fill in the first page's offset only at the end
+                raise Incomplete("the file has no page yet")
             for number in range(len(tiff.pages)):
                 page = _page(tiff, number)
                 end = max((a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=False)), default=0)
