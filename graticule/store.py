@@ -211,8 +211,10 @@ class Store:
         except S3Error as error:
             if error.code in _MISSING:
                 raise NotFound(f"Cannot {action}: the object store at {self.url} has no such object.") from error
+            advice = "Is its disk full?" if error.code == "InternalError" else ""
             raise StoreUnavailable(
-                f"Cannot {action}: the object store at {self.url} answered {error.code}: {error.message}."
+                f"Cannot {action}: the object store at {self.url} answered {error.code}: {error.message}",
+                advice=advice,
             ) from error
         except (MinioException, InvalidResponseError, urllib3.exceptions.HTTPError) as error:
             raise StoreUnavailable(

@@ -124,6 +124,8 @@ def s3_part(place: Place, settings: Settings) -> Part:
         "master.port": ports["s3-master"],
         "filer.port": ports["s3-filer"],
         "volume.port": ports["s3-volume"],
+        # The automatic limit, free space / 128 MB, leaves a small disk without a single writable volume.
+        "volume.max": 10_000,
         "master.telemetry": "false",
         "admin.ui": "false",
         "webdav": "false",
