@@ -1,0 +1,563 @@
+"""`graticule run`: a folder of pictures in; masks, overlays and tables out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from graticule.client import Client
+from graticule.errors import BadInput, BrokerUnavailable, GraticuleError, SourceUnreadable, StoreUnavailable
+from graticule.events import Events
+from graticule.jobs import ImageRef, Job, Lane, job_identity
+from graticule.manifest import Manifest
+from graticule.outputs import Names, clear_write_errors, write_atomically
+from graticule.render import binary_mask, encode_png, overlay
+from graticule.results import Failure, Result
+from graticule.selection import LeftOut, Selection, natural_path_key, walk
+from graticule.settings import Settings, env_name
+from graticule.store import printable
+from graticule.submit import Submitter
+from graticule.tables import Entry, Tables
+
+INTERRUPTED = 130
+MOST_INTERACTIVE = 10
+"""Up to so many pictures somebody waits for the answer; more are a batch."""
+MOST_FAILURES_SHOWN = 20
+
+_SENDERS = 4
+_WRITERS = 4
+_PATIENCE = 60.0
+"""Seconds for which the store may be away before the run gives up."""
+_RECHECK = 2.0
+_RECHECKED_AT_ONCE = 64
+_HEARD = 1000
+_LISTEN = 0.5
+_PLAIN_INTERVAL = 10.0
+
+Outcome = Result | Failure
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file to analyse."""
+
+    path: Path
+    relative: PurePath
+    """Below the folder that was given."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a run takes, and what it leaves out."""
+
+    pictures: tuple[Picture, ...]
+    left_out: Counter[LeftOut]
+
+    @property
+    def remark(self) -> str:
+        """A sentence about what was left out; empty: nothing."""
+        if not self.left_out:
+            return ""
+        reasons = ", ".join(f"{number} {reason.value}" for reason, number in self.left_out.most_common())
+        hint = " (--include '*.png' would take PNG files)" if LeftOut.BESIDE_JPEG in self.left_out else ""
+        return f"{_files(self.left_out.total())} left out: {reasons}{hint}."
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is asked to do."""
+
+    out: Path
+    parameters: dict[str, Any]
+    labels: bool
+    overlays: bool
+    timeout: float | None
+
+
+def run(
+    settings: Settings,
+    paths: Sequence[Path],
+    *,
+    model: str,
+    out: Path,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    parameters: dict[str, Any] | None = None,
+    labels: bool = False,
+    overlays: bool = True,
+    timeout: float | None = None,
+    console: Console | None = None,
+) -> int:
+    """Analyse pictures and write what comes out into the folder `out`.
+
+    The exit code is 0 only if every picture succeeded; 1 if not; 130 after Ctrl-C. Raises UnknownModel, BadInput when
+    there is nothing to do, and GraticuleError when a file cannot be written.
+    """
+    console = console or Console(highlight=False, soft_wrap=True)
+    options = Options(out=out, parameters=parameters or {}, labels=labels, overlays=overlays, timeout=timeout)
+    choice = choose(paths, Selection(tuple(include), tuple(exclude)), out)
+    if choice.remark:
+        console.print(choice.remark, markup=False)
+    if not choice.pictures:
+        raise BadInput(f"There are no pictures in {', '.join(printable(str(path)) for path in paths)}.")
+    with cluster_for(settings, console) as live:
+        client = Client(live, producer="run")
+        manifest = client.registry.resolve(model)
+        with clear_write_errors(out, advice="Make room or choose another --out, and run the same command again."):
+            return _Run(client, manifest, choice.pictures, options, console).execute()
+
+
+def choose(paths: Iterable[Path], selection: Selection, out: Path) -> Choice:
+    """The pictures that are named and those in the folders that are named, each once; nothing below `out`.
+
+    Raises SourceUnreadable for a path that is neither.
+    """
+    found: dict[Path, Picture] = {}
+    left_out: Counter[LeftOut] = Counter()
+    for path in paths:
+        if path.is_dir():
+            pictures, rest = _in_folder(path, selection, out)
+            left_out.update(rest)
+        elif path.is_file():
+            pictures = [Picture(path, PurePath(path.name))]
+        else:
+            raise SourceUnreadable(f"There is no file or folder {printable(str(path))!r}.", data="Nothing was sent.")
+        for picture in pictures:
+            found.setdefault(picture.path.absolute(), picture)
+    return Choice(tuple(found.values()), left_out)
+
+
+@contextmanager
+def cluster_for(settings: Settings, console: Console) -> Iterator[Settings]:
+    """The cluster that the settings name, or the one that runs on this machine, or one that is started for now."""
+    if any(env_name(field) in os.environ for field in ("s3_url", "redis_url")):
+        yield settings
+        return
+    from graticule.local.cluster import EmbeddedCluster, running_cluster
+
+    if running_cluster(settings):
+        yield settings
+        return
+    console.print(f"No cluster is running: starting one in {settings.data_dir} for this run.", markup=False)
+    with EmbeddedCluster(settings, flower=False) as live:
+        yield live
+
+
+def job_id_of(path: Path, model: str, parameters: dict[str, Any]) -> str:
+    """The identity of the job that `Submitter.submit_file` would make of a file. Raises SourceUnreadable."""
+    name = printable(path.name)
+    try:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            status = os.fstat(file.fileno())
+    except OSError as error:
+        raise SourceUnreadable(f"Cannot read {name!r}: {error.strerror or error}.", data="Nothing was sent.") from error
+    image = ImageRef(bucket="", key="", sha256=sha256, size=status.st_size, filename=name)
+    modified = datetime.fromtimestamp(status.st_mtime, UTC)
+    return job_identity(image, model, parameters, "", printable(str(path.absolute())), modified)
+
+
+class EndedJobs:
+    """Tells which jobs may have ended. Events are quick but may be lost, so that some of those that are waited for
+    are named now and then as well."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Begins to listen: jobs that end from now on are told."""
+        self._events = Events(settings)
+        self._position: str | None = None
+        self._ask(self._begin)
+        self._rechecked = time.monotonic()
+        self._cursor = 0
+        self._heard: dict[str, None] = {}
+
+    def next(self, waiting: Sequence[str] | dict[str, Any], wait: float = _RECHECK) -> list[str]:
+        """Job ids worth looking up among `waiting`, after at most `wait` seconds."""
+        self._heard |= dict.fromkeys(self._ask(lambda: self._read(wait)) or ())
+        ended = [job_id for job_id in self._heard if job_id in waiting]
+        for job_id in ended:
+            del self._heard[job_id]
+        self._forget_oldest()
+        if time.monotonic() - self._rechecked >= _RECHECK:
+            self._rechecked = time.monotonic()
+            ended += self._some_of(list(waiting))
+        return list(dict.fromkeys(ended))
+
+    def _forget_oldest(self) -> None:
+        """An event can come before its job is waited for; the others are somebody else's."""
+        while len(self._heard) > _HEARD:
+            del self._heard[next(iter(self._heard))]
+
+    def _begin(self) -> None:
+        self._position = self._events.last_id()
+
+    def _read(self, wait: float) -> list[str]:
+        if self._position is None:
+            self._begin()
+            return []
+        events, self._position = self._events.read(self._position, wait=wait)
+        return [event.job_id for event in events]
+
+    def _ask(self, question: Callable[[], T]) -> T | None:
+        try:
+            return question()
+        except BrokerUnavailable:
+            self._position = None
+            time.sleep(0.2)
+            return None
+
+    def _some_of(self, waiting: list[str]) -> list[str]:
+        """The next few, in turn: one that never ends must not hide the others."""
+        if not waiting:
+            return []
+        start = self._cursor % len(waiting)
+        self._cursor = start + _RECHECKED_AT_ONCE
+        return waiting[start : start + _RECHECKED_AT_ONCE]
+
+
+class _Run:
+    """One run: sends, waits, writes."""
+
+    def __init__(
+        self, client: Client, manifest: Manifest, pictures: tuple[Picture, ...], options: Options, console: Console
+    ) -> None:
+        self.client, self.manifest, self.pictures, self.options = client, manifest, pictures, options
+        self.console = console
+        # The version is pinned: after a new one is published, the same command measures anew.
+        self.model = manifest.reference
+        self.lane = Lane.INTERACTIVE if len(pictures) <= MOST_INTERACTIVE else Lane.BULK
+        self.colours = {kind.name: kind.colour for kind in manifest.postprocessing.classes}
+        self.submitter = Submitter(client.settings, producer="run", store=client.store)
+        names = Names()
+        self.names = [names.give(picture.relative) for picture in pictures]
+        self.stop = threading.Event()
+        self.waiting: dict[str, tuple[int, Job]] = {}
+        self.tally = _Tally()
+        self.began = time.monotonic()
+
+    def execute(self) -> int:
+        self.options.out.mkdir(parents=True, exist_ok=True)
+        ended = EndedJobs(self.client.settings)
+        first = 1 if self.manifest.postprocessing.has_background else 0
+        classes = [kind.name for kind in self.manifest.postprocessing.classes[first:]]
+        interrupted, trouble = False, None
+        with Tables(self.options.out, classes) as tables:
+            try:
+                self._process(ended, tables)
+            except KeyboardInterrupt:
+                interrupted = True
+            except StoreUnavailable as error:
+                trouble = error
+            finally:
+                self.stop.set()
+            sent = {place: job_id for job_id, (place, _) in self.waiting.items()}
+            for place in range(len(self.pictures)):
+                if place not in self.tally.places:
+                    tables.add(place, self._unfinished(place, sent.get(place, "")))
+        self._report(interrupted)
+        if trouble:
+            raise trouble
+        if interrupted:
+            return INTERRUPTED
+        return 0 if self.tally.succeeded == len(self.pictures) else 1
+
+    # -- sending and waiting -------------------------------------------------------------------------------
+
+    def _process(self, ended: EndedJobs, tables: Tables) -> None:
+        """Send everything, and take what ends while that goes on."""
+        with (
+            _Meter(self.console, len(self.pictures)) as meter,
+            ThreadPoolExecutor(_SENDERS, "send") as senders,
+            ThreadPoolExecutor(_WRITERS, "write") as writers,
+        ):
+            try:
+                self._loop(ended, tables, meter, senders, writers)
+            finally:
+                # Ctrl-C must not wait for what has not begun.
+                self.stop.set()
+                senders.shutdown(wait=False, cancel_futures=True)
+                writers.shutdown(wait=False, cancel_futures=True)
+
+    def _loop(
+        self,
+        ended: EndedJobs,
+        tables: Tables,
+        meter: _Meter,
+        senders: ThreadPoolExecutor,
+        writers: ThreadPoolExecutor,
+    ) -> None:
+        unsent = deque(range(len(self.pictures)))
+        sending: set[Future[tuple[int, Job | Entry]]] = set()
+        writing: dict[Future[Entry | None], str] = {}
+        while unsent or sending or self.waiting or writing:
+            if self._is_late():
+                return
+            while unsent and len(sending) < 2 * _SENDERS:
+                sending.add(senders.submit(self._send, unsent.popleft()))
+            for future in _done(sending):
+                sending.discard(future)
+                self._sent(*future.result(), tables, meter)
+            busy = set(writing.values())
+            for job_id in ended.next(self.waiting, self._pause(sending, writing)):
+                if job_id not in busy:
+                    place, job = self.waiting[job_id]
+                    writing[writers.submit(self._take, place, job)] = job_id
+            for future in _done(writing):
+                job_id = writing.pop(future)
+                if entry := future.result():
+                    place, _ = self.waiting.pop(job_id)
+                    self._enter(place, entry, tables, meter)
+            meter.tick()
+
+    def _pause(self, sending: set[Future[Any]], writing: dict[Future[Any], str]) -> float:
+        """Seconds to listen for events: none while there is other work; that is waited for instead."""
+        if sending or writing:
+            wait_for([*sending, *writing], timeout=0.05, return_when=FIRST_COMPLETED)
+            return 0.0
+        return _LISTEN if self.options.timeout is None else min(_LISTEN, self.options.timeout)
+
+    def _sent(self, place: int, sent: Job | Entry, tables: Tables, meter: _Meter) -> None:
+        if isinstance(sent, Entry):
+            self._enter(place, sent, tables, meter)
+        else:
+            self.waiting[sent.job_id] = (place, sent)
+
+    def _enter(self, place: int, entry: Entry, tables: Tables, meter: _Meter) -> None:
+        self.tally.count(place, entry)
+        tables.add(place, entry)
+        meter.count(entry.status == "succeeded")
+
+    def _is_late(self) -> bool:
+        timeout = self.options.timeout
+        return timeout is not None and time.monotonic() - self.began > timeout
+
+    # -- one picture (in threads) --------------------------------------------------------------------------
+
+    def _send(self, place: int) -> tuple[int, Job | Entry]:
+        """Send one picture; or its entry at once when it is done already or cannot be sent."""
+        path = self.pictures[place].path
+        try:
+            finished = self._patiently(lambda: self._finished_before(path))
+            if finished:
+                return place, self._written(place, finished)
+            job = self._patiently(
+                lambda: self.submitter.submit_file(path, self.model, parameters=self.options.parameters, lane=self.lane)
+            )
+        except StoreUnavailable:
+            raise
+        except GraticuleError as error:
+            return place, self._entry(place, None, "failed", error=error.kind, message=str(error))
+        return place, job
+
+    def _finished_before(self, path: Path) -> Result | None:
+        """The result of an earlier run with the same file and model."""
+        outcome = self.client.outcome(job_id_of(path, self.model, self.options.parameters))
+        return outcome if isinstance(outcome, Result) else None
+
+    def _take(self, place: int, job: Job) -> Entry | None:
+        """Write what a job ended in; None while it has not."""
+        outcome = self._patiently(lambda: self.client.outcome(job.job_id))
+        if isinstance(outcome, Result):
+            return self._written(place, outcome)
+        if isinstance(outcome, Failure) and outcome.job.submitted_at >= job.submitted_at:
+            return self._entry(place, outcome, "failed", error=outcome.error, message=outcome.message)
+        return None
+
+    def _written(self, place: int, result: Result) -> Entry:
+        """Write the pictures of a result; if the store has lost a part of it, that is this picture's failure."""
+        try:
+            return self._patiently(lambda: self._write(place, result))
+        except StoreUnavailable:
+            raise
+        except GraticuleError as error:
+            return self._entry(place, None, "failed", error=error.kind, message=str(error))
+
+    def _write(self, place: int, result: Result) -> Entry:
+        name = f"{self.names[place]}.png"
+        mask = self.client.mask(result)
+        files = {"masks": encode_png(binary_mask(mask))}
+        if self.options.labels:
+            files["labels"] = self.client.store.get("results", result.artifacts["mask"].key)
+        if self.options.overlays:
+            drawn = overlay(self.client.picture(result), mask, result.measurements.objects, self.colours)
+            files["overlays"] = encode_png(drawn)
+        for folder, data in files.items():
+            write_atomically(self.options.out / folder / name, data)
+        return self._entry(
+            place,
+            result,
+            "succeeded",
+            mask=f"masks/{name}",
+            overlay=f"overlays/{name}" if self.options.overlays else "",
+        )
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """Do it, and wait for a store that is away for a while."""
+        gives_up = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return action()
+            except StoreUnavailable:
+                if time.monotonic() > gives_up or self.stop.wait(1):
+                    raise
+
+    # -- entries and the report ----------------------------------------------------------------------------
+
+    def _entry(self, place: int, outcome: Outcome | None, status: Any, **values: str) -> Entry:  # noqa: ANN401
+        path = self.pictures[place].path
+        if outcome:
+            values["job_id"] = outcome.job.job_id
+        return Entry(file=printable(path.name), path=printable(str(path)), outcome=outcome, status=status, **values)
+
+    def _unfinished(self, place: int, job_id: str) -> Entry:
+        message = "Not finished when the run ended; running the same command again goes on."
+        return self._entry(place, None, "waiting", error="ResultTimeout", message=message, job_id=job_id)
+
+    def _report(self, interrupted: bool) -> None:
+        seconds, tally = time.monotonic() - self.began, self.tally
+        unfinished = len(self.pictures) - len(tally.places)
+        parts = [f"{tally.succeeded} succeeded", f"{tally.failed} failed"]
+        if unfinished:
+            parts.append(f"{unfinished} not finished")
+        speed = f"{seconds:.1f} s ({len(tally.places) / max(seconds, 1e-3):.1f} images/s)"
+        self.console.print(
+            f"{_pictures(len(self.pictures))}: {', '.join(parts)}, {tally.objects} objects, in {speed}.",
+            markup=False,
+        )
+        if tally.failed:
+            self._print_failures()
+        if unfinished:
+            why = "Interrupted" if interrupted else "Stopped waiting"
+            self.console.print(
+                f"{why}. What was sent is kept: run the same command again to go on where it stopped.", markup=False
+            )
+        self.console.print(f"Written: {self.options.out} (results.csv, objects.csv, masks, ...)", markup=False)
+
+    def _print_failures(self) -> None:
+        table = Table("Picture", "Error", "Reason", title="Failed", title_justify="left")
+        for entry in self.tally.failures:
+            table.add_row(Text(entry.path), Text(entry.error), Text(entry.message))
+        self.console.print(table)
+        if more := self.tally.failed - len(self.tally.failures):
+            self.console.print(f"... and {more} more; see results.csv.", markup=False)
+
+
+@dataclass
+class _Tally:
+    """What came out so far; no results are kept, there may be a hundred thousand."""
+
+    places: set[int] = field(default_factory=set)
+    succeeded: int = 0
+    failed: int = 0
+    objects: int = 0
+    failures: list[Entry] = field(default_factory=list)
+
+    def count(self, place: int, entry: Entry) -> None:
+        self.places.add(place)
+        if isinstance(entry.outcome, Result):
+            self.succeeded += 1
+            self.objects += entry.outcome.measurements.count
+            return
+        self.failed += 1
+        if len(self.failures) < MOST_FAILURES_SHOWN:
+            self.failures.append(entry)
+
+
+class _Meter:
+    """How far the run is: a bar on a terminal, a line now and then in a log."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console, self._total = console, total
+        self._done = self._failed = 0
+        self._began = self._told = time.monotonic()
+        self._bar = _bar(console) if console.is_terminal else None
+        self._task = TaskID(0)
+
+    def count(self, succeeded: bool) -> None:
+        """One more is done."""
+        self._done += 1
+        self._failed += not succeeded
+        if self._bar:
+            self._bar.update(self._task, advance=1, speed=self._speed, failed=self._failures)
+
+    def tick(self) -> None:
+        """A moment has passed."""
+        if not self._bar and time.monotonic() - self._told > _PLAIN_INTERVAL:
+            self._told = time.monotonic()
+            self._console.print(f"{self._done} of {self._total} pictures, {self._speed}{self._failures}", markup=False)
+
+    def __enter__(self) -> _Meter:
+        if self._bar:
+            self._bar.start()
+            self._task = self._bar.add_task("Analysing", total=self._total, speed="", failed="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    @property
+    def _speed(self) -> str:
+        return f"{self._done / max(time.monotonic() - self._began, 1e-3):.1f} images/s"
+
+    @property
+    def _failures(self) -> str:
+        return f", {self._failed} failed" if self._failed else ""
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+        TextColumn("[red]{task.fields[failed]}"),
+        console=console,
+    )
+
+
+def _in_folder(folder: Path, selection: Selection, out: Path) -> tuple[list[Picture], Counter[LeftOut]]:
+    pictures: list[Picture] = []
+    left_out: Counter[LeftOut] = Counter()
+    results = out.absolute()
+    for entries in walk(folder):
+        siblings = {entry.name for entry in entries}
+        for entry in entries:
+            path = Path(entry.path)
+            # What an earlier run wrote is no picture of this one.
+            if not entry.is_file() or path.absolute().is_relative_to(results):
+                continue
+            if reason := selection.reason(path, folder, siblings):
+                left_out[reason] += 1
+            else:
+                pictures.append(Picture(path, path.relative_to(folder)))
+    return sorted(pictures, key=lambda picture: natural_path_key(picture.path)), left_out
+
+
+def _done(futures: Iterable[Future[T]]) -> list[Future[T]]:
+    return [future for future in futures if future.done()]
+
+
+def _files(number: int) -> str:
+    return f"{number} file" if number == 1 else f"{number} files"
+
+
+def _pictures(number: int) -> str:
+    return f"{number} picture" if number == 1 else f"{number} pictures"
