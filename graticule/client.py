@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from graticule import formats
-from graticule.errors import BrokerUnavailable, JobFailed, ResultTimeout
-from graticule.events import Events
+from graticule.endings import EndedJobs
+from graticule.errors import JobFailed, ResultTimeout
 from graticule.formats.reader import Pixels
 from graticule.jobs import Job, Lane
 from graticule.records import Records
@@ -28,10 +28,6 @@ from graticule.results import Failure, Result
 from graticule.settings import Settings, load_settings
 from graticule.store import Store
 from graticule.submit import Submitter
-
-_RECHECK = 2.0
-"""Seconds after which the store is asked again although no event came: events may be lost, the store is the truth."""
-_POLL_WITHOUT_EVENTS = 0.2
 
 
 class Client:
@@ -78,12 +74,12 @@ class Client:
     ) -> Iterator[tuple[JobHandle, Result | Failure]]:
         """Each job with what it ended in, as they end. Raises ResultTimeout after `timeout` seconds."""
         waiting = {handle.job.job_id: handle for handle in handles}
-        listener = _Listener(self.settings)
+        ended = EndedJobs(self.settings)
         deadline = None if timeout is None else time.monotonic() + timeout
-        candidates: Iterable[str] = tuple(waiting)
+        candidates = list(waiting)
         while waiting:
             for job_id in candidates:
-                if job_id in waiting and (outcome := self.outcome(job_id)):
+                if outcome := self.records.outcome_of(waiting[job_id].job):
                     yield waiting.pop(job_id), outcome
             if not waiting:
                 return
@@ -93,7 +89,7 @@ class Client:
                     data="They go on; ask again later.",
                     advice="Is a worker running? See: graticule status",
                 )
-            candidates = listener.finished_among(waiting)
+            candidates = ended.next(waiting)
 
     def mask(self, result: Result) -> Pixels:
         """The mask of a result: height x width, each pixel the id of its object, 0 = background."""
@@ -125,40 +121,6 @@ class JobHandle:
         if isinstance(outcome, Failure):
             raise JobFailed(f"{outcome.error} in {outcome.stage}: {outcome.message}")
         return outcome
-
-
-class _Listener:
-    """Tells which jobs may have ended; falls back to asking for a share of them when events are missing."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._events = Events(settings)
-        self._position = self._start()
-        self._rechecked = time.monotonic()
-
-    def _start(self) -> str | None:
-        try:
-            return self._events.last_id()
-        except BrokerUnavailable:
-            return None
-
-    def finished_among(self, waiting: dict[str, JobHandle]) -> list[str]:
-        """Wait a moment for events; the ids of jobs worth looking up."""
-        ended = self._next_events()
-        if time.monotonic() - self._rechecked > _RECHECK:
-            self._rechecked = time.monotonic()
-            return [*ended, *list(waiting)[:64]]
-        return ended
-
-    def _next_events(self) -> list[str]:
-        try:
-            if self._position is None:
-                self._position = self._events.last_id()
-            events, self._position = self._events.read(self._position, wait=_RECHECK)
-        except BrokerUnavailable:
-            self._position = None
-            time.sleep(_POLL_WITHOUT_EVENTS)
-            return []
-        return [event.job_id for event in events]
 
 
 def _as_tiff(array: Pixels) -> bytes:

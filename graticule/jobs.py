@@ -120,7 +120,7 @@ def new_job(
     """
     parameters = parameters or {}
     return Job(
-        job_id=job_identity(image, model, parameters, stream, source.path, captured_at),
+        job_id=job_identity(image.sha256, image.frame, model, parameters, stream, source.path, captured_at),
         image=image,
         model=model,
         parameters=parameters,
@@ -134,7 +134,8 @@ def new_job(
 
 
 def job_identity(
-    image: ImageRef,
+    sha256: str,
+    frame: int,
     model: str,
     parameters: dict[str, Any],
     stream: str,
@@ -143,7 +144,7 @@ def job_identity(
 ) -> str:
     """32 hexadecimal digits that are the same whenever the same work is asked for again."""
     when = captured_at.astimezone(UTC).isoformat() if captured_at else None
-    parts = [image.sha256, image.frame, model, parameters, stream, source_path, when]
+    parts = [sha256, frame, model, parameters, stream, source_path, when]
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:32]
 

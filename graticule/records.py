@@ -48,6 +48,11 @@ class Records:
                 continue
         return None
 
+    def outcome_of(self, job: Job) -> Result | Failure | None:
+        """What this submission ended in; a failure of an earlier one does not count."""
+        outcome = self.outcome(job.job_id)
+        return None if isinstance(outcome, Failure) and not _answers(outcome, job) else outcome
+
     def is_finished(self, job: Job) -> bool:
         """Whether this submission has ended.
 
@@ -61,7 +66,7 @@ class Records:
             failure = Failure.model_validate_json(self.store.get("results", result_prefix(job.job_id) + FAILURE_FILE))
         except NotFound:
             return False
-        return failure.job.submitted_at >= job.submitted_at
+        return _answers(failure, job)
 
     def commit(self, result: Result) -> bool:
         """Write `result.json`, once; tell whether this call was the one that wrote it."""
@@ -78,3 +83,8 @@ class Records:
         key = f"{DEAD_PREFIX}{hashlib.sha256(message).hexdigest()[:32]}.bin"
         self.store.put("jobs", key, message, "application/octet-stream")
         return key
+
+
+def _answers(failure: Failure, job: Job) -> bool:
+    """Whether the failure is that of this submission or of a later one: sending again is a request to try again."""
+    return failure.job.submitted_at >= job.submitted_at

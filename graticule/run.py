@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from graticule.choice import Picture, choose
 from graticule.client import Client
-from graticule.errors import BadInput, BrokerUnavailable, GraticuleError, SourceUnreadable, StoreUnavailable
-from graticule.events import Events
-from graticule.jobs import ImageRef, Job, Lane, job_identity
+from graticule.endings import EndedJobs
+from graticule.errors import BadInput, GraticuleError, StoreUnavailable
+from graticule.jobs import Job, Lane
 from graticule.manifest import Manifest
+from graticule.meter import Meter
 from graticule.outputs import Names, clear_write_errors, write_atomically
 from graticule.render import binary_mask, encode_png, overlay
 from graticule.results import Failure, Result
-from graticule.selection import LeftOut, Selection, natural_path_key, walk
+from graticule.selection import Selection
 from graticule.settings import Settings, env_name
 from graticule.store import printable
 from graticule.submit import Submitter
@@ -44,40 +43,10 @@ _SENDERS = 4
 _WRITERS = 4
 _PATIENCE = 60.0
 """Seconds for which the store may be away before the run gives up."""
-_RECHECK = 2.0
-_RECHECKED_AT_ONCE = 64
-_HEARD = 1000
 _LISTEN = 0.5
-_PLAIN_INTERVAL = 10.0
 
 Outcome = Result | Failure
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A file to analyse."""
-
-    path: Path
-    relative: PurePath
-    """Below the folder that was given."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a run takes, and what it leaves out."""
-
-    pictures: tuple[Picture, ...]
-    left_out: Counter[LeftOut]
-
-    @property
-    def remark(self) -> str:
-        """A sentence about what was left out; empty: nothing."""
-        if not self.left_out:
-            return ""
-        reasons = ", ".join(f"{number} {reason.value}" for reason, number in self.left_out.most_common())
-        hint = " (--include '*.png' would take PNG files)" if LeftOut.BESIDE_JPEG in self.left_out else ""
-        return f"{_files(self.left_out.total())} left out: {reasons}{hint}."
 
 
 @dataclass(frozen=True)
@@ -124,26 +93,6 @@ def run(
             return _Run(client, manifest, choice.pictures, options, console).execute()
 
 
-def choose(paths: Iterable[Path], selection: Selection, out: Path) -> Choice:
-    """The pictures that are named and those in the folders that are named, each once; nothing below `out`.
-
-    Raises SourceUnreadable for a path that is neither.
-    """
-    found: dict[Path, Picture] = {}
-    left_out: Counter[LeftOut] = Counter()
-    for path in paths:
-        if path.is_dir():
-            pictures, rest = _in_folder(path, selection, out)
-            left_out.update(rest)
-        elif path.is_file():
-            pictures = [Picture(path, PurePath(path.name))]
-        else:
-            raise SourceUnreadable(f"There is no file or folder {printable(str(path))!r}.", data="Nothing was sent.")
-        for picture in pictures:
-            found.setdefault(picture.path.absolute(), picture)
-    return Choice(tuple(found.values()), left_out)
-
-
 @contextmanager
 def cluster_for(settings: Settings, console: Console) -> Iterator[Settings]:
     """The cluster that the settings name, or the one that runs on this machine, or one that is started for now."""
@@ -158,77 +107,6 @@ def cluster_for(settings: Settings, console: Console) -> Iterator[Settings]:
     console.print(f"No cluster is running: starting one in {settings.data_dir} for this run.", markup=False)
     with EmbeddedCluster(settings, flower=False) as live:
         yield live
-
-
-def job_id_of(path: Path, model: str, parameters: dict[str, Any]) -> str:
-    """The identity of the job that `Submitter.submit_file` would make of a file. Raises SourceUnreadable."""
-    name = printable(path.name)
-    try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            status = os.fstat(file.fileno())
-    except OSError as error:
-        raise SourceUnreadable(f"Cannot read {name!r}: {error.strerror or error}.", data="Nothing was sent.") from error
-    image = ImageRef(bucket="", key="", sha256=sha256, size=status.st_size, filename=name)
-    modified = datetime.fromtimestamp(status.st_mtime, UTC)
-    return job_identity(image, model, parameters, "", printable(str(path.absolute())), modified)
-
-
-class EndedJobs:
-    """Tells which jobs may have ended. Events are quick but may be lost, so that some of those that are waited for
-    are named now and then as well."""
-
-    def __init__(self, settings: Settings) -> None:
-        """Begins to listen: jobs that end from now on are told."""
-        self._events = Events(settings)
-        self._position: str | None = None
-        self._ask(self._begin)
-        self._rechecked = time.monotonic()
-        self._cursor = 0
-        self._heard: dict[str, None] = {}
-
-    def next(self, waiting: Sequence[str] | dict[str, Any], wait: float = _RECHECK) -> list[str]:
-        """Job ids worth looking up among `waiting`, after at most `wait` seconds."""
-        self._heard |= dict.fromkeys(self._ask(lambda: self._read(wait)) or ())
-        ended = [job_id for job_id in self._heard if job_id in waiting]
-        for job_id in ended:
-            del self._heard[job_id]
-        self._forget_oldest()
-        if time.monotonic() - self._rechecked >= _RECHECK:
-            self._rechecked = time.monotonic()
-            ended += self._some_of(list(waiting))
-        return list(dict.fromkeys(ended))
-
-    def _forget_oldest(self) -> None:
-        """An event can come before its job is waited for; the others are somebody else's."""
-        while len(self._heard) > _HEARD:
-            del self._heard[next(iter(self._heard))]
-
-    def _begin(self) -> None:
-        self._position = self._events.last_id()
-
-    def _read(self, wait: float) -> list[str]:
-        if self._position is None:
-            self._begin()
-            return []
-        events, self._position = self._events.read(self._position, wait=wait)
-        return [event.job_id for event in events]
-
-    def _ask(self, question: Callable[[], T]) -> T | None:
-        try:
-            return question()
-        except BrokerUnavailable:
-            self._position = None
-            time.sleep(0.2)
-            return None
-
-    def _some_of(self, waiting: list[str]) -> list[str]:
-        """The next few, in turn: one that never ends must not hide the others."""
-        if not waiting:
-            return []
-        start = self._cursor % len(waiting)
-        self._cursor = start + _RECHECKED_AT_ONCE
-        return waiting[start : start + _RECHECKED_AT_ONCE]
 
 
 class _Run:
@@ -282,7 +160,7 @@ class _Run:
     def _process(self, ended: EndedJobs, tables: Tables) -> None:
         """Send everything, and take what ends while that goes on."""
         with (
-            _Meter(self.console, len(self.pictures)) as meter,
+            Meter(self.console, len(self.pictures)) as meter,
             ThreadPoolExecutor(_SENDERS, "send") as senders,
             ThreadPoolExecutor(_WRITERS, "write") as writers,
         ):
@@ -298,7 +176,7 @@ class _Run:
         self,
         ended: EndedJobs,
         tables: Tables,
-        meter: _Meter,
+        meter: Meter,
         senders: ThreadPoolExecutor,
         writers: ThreadPoolExecutor,
     ) -> None:
@@ -332,13 +210,13 @@ class _Run:
             return 0.0
         return _LISTEN if self.options.timeout is None else min(_LISTEN, self.options.timeout)
 
-    def _sent(self, place: int, sent: Job | Entry, tables: Tables, meter: _Meter) -> None:
+    def _sent(self, place: int, sent: Job | Entry, tables: Tables, meter: Meter) -> None:
         if isinstance(sent, Entry):
             self._enter(place, sent, tables, meter)
         else:
             self.waiting[sent.job_id] = (place, sent)
 
-    def _enter(self, place: int, entry: Entry, tables: Tables, meter: _Meter) -> None:
+    def _enter(self, place: int, entry: Entry, tables: Tables, meter: Meter) -> None:
         self.tally.count(place, entry)
         tables.add(place, entry)
         meter.count(entry.status == "succeeded")
@@ -367,15 +245,16 @@ class _Run:
 
     def _finished_before(self, path: Path) -> Result | None:
         """The result of an earlier run with the same file and model."""
-        outcome = self.client.outcome(job_id_of(path, self.model, self.options.parameters))
+        job_id = self.submitter.identity_of_file(path, self.model, self.options.parameters)
+        outcome = self.client.outcome(job_id)
         return outcome if isinstance(outcome, Result) else None
 
     def _take(self, place: int, job: Job) -> Entry | None:
         """Write what a job ended in; None while it has not."""
-        outcome = self._patiently(lambda: self.client.outcome(job.job_id))
+        outcome = self._patiently(lambda: self.client.records.outcome_of(job))
         if isinstance(outcome, Result):
             return self._written(place, outcome)
-        if isinstance(outcome, Failure) and outcome.job.submitted_at >= job.submitted_at:
+        if isinstance(outcome, Failure):
             return self._entry(place, outcome, "failed", error=outcome.error, message=outcome.message)
         return None
 
@@ -479,84 +358,8 @@ class _Tally:
             self.failures.append(entry)
 
 
-class _Meter:
-    """How far the run is: a bar on a terminal, a line now and then in a log."""
-
-    def __init__(self, console: Console, total: int) -> None:
-        self._console, self._total = console, total
-        self._done = self._failed = 0
-        self._began = self._told = time.monotonic()
-        self._bar = _bar(console) if console.is_terminal else None
-        self._task = TaskID(0)
-
-    def count(self, succeeded: bool) -> None:
-        """One more is done."""
-        self._done += 1
-        self._failed += not succeeded
-        if self._bar:
-            self._bar.update(self._task, advance=1, speed=self._speed, failed=self._failures)
-
-    def tick(self) -> None:
-        """A moment has passed."""
-        if not self._bar and time.monotonic() - self._told > _PLAIN_INTERVAL:
-            self._told = time.monotonic()
-            self._console.print(f"{self._done} of {self._total} pictures, {self._speed}{self._failures}", markup=False)
-
-    def __enter__(self) -> _Meter:
-        if self._bar:
-            self._bar.start()
-            self._task = self._bar.add_task("Analysing", total=self._total, speed="", failed="")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    @property
-    def _speed(self) -> str:
-        return f"{self._done / max(time.monotonic() - self._began, 1e-3):.1f} images/s"
-
-    @property
-    def _failures(self) -> str:
-        return f", {self._failed} failed" if self._failed else ""
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-        TextColumn("[red]{task.fields[failed]}"),
-        console=console,
-    )
-
-
-def _in_folder(folder: Path, selection: Selection, out: Path) -> tuple[list[Picture], Counter[LeftOut]]:
-    pictures: list[Picture] = []
-    left_out: Counter[LeftOut] = Counter()
-    results = out.absolute()
-    for entries in walk(folder):
-        siblings = {entry.name for entry in entries}
-        for entry in entries:
-            path = Path(entry.path)
-            # What an earlier run wrote is no picture of this one.
-            if not entry.is_file() or path.absolute().is_relative_to(results):
-                continue
-            if reason := selection.reason(path, folder, siblings):
-                left_out[reason] += 1
-            else:
-                pictures.append(Picture(path, path.relative_to(folder)))
-    return sorted(pictures, key=lambda picture: natural_path_key(picture.path)), left_out
-
-
 def _done(futures: Iterable[Future[T]]) -> list[Future[T]]:
     return [future for future in futures if future.done()]
-
-
-def _files(number: int) -> str:
-    return f"{number} file" if number == 1 else f"{number} files"
 
 
 def _pictures(number: int) -> str:

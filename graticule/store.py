@@ -138,16 +138,11 @@ class Store:
         Raises SourceUnreadable when the file cannot be read, or changed while it was read.
         """
         filename = printable_name(path)
-        try:
-            with path.open("rb") as file:
-                head = file.read(IN_MEMORY_LIMIT)
-                if len(head) < IN_MEMORY_LIMIT:
-                    return self.put_image(head, filename, media_type)
-                return self._put_large(file, filename, media_type)
-        except OSError as error:
-            raise SourceUnreadable(
-                f"Cannot read {filename!r}: {error.strerror or error}.", data="Nothing was sent."
-            ) from error
+        with unreadable_source(path), path.open("rb") as file:
+            head = file.read(IN_MEMORY_LIMIT)
+            if len(head) < IN_MEMORY_LIMIT:
+                return self.put_image(head, filename, media_type)
+            return self._put_large(file, filename, media_type)
 
     def get_image(self, ref: ImageRef) -> bytes:
         """Read an image and check it against its SHA-256. Raises NotFound, Corrupted."""
@@ -220,6 +215,17 @@ class Store:
             raise StoreUnavailable(
                 f"Cannot {action}: the object store at {self.url} does not answer ({_root_cause(error)})."
             ) from error
+
+
+@contextmanager
+def unreadable_source(path: Path) -> Iterator[None]:
+    """Turn what the file system says of a file into SourceUnreadable."""
+    try:
+        yield
+    except OSError as error:
+        raise SourceUnreadable(
+            f"Cannot read {printable_name(path)!r}: {error.strerror or error}.", data="Nothing was sent."
+        ) from error
 
 
 def image_key(sha256: str) -> str:

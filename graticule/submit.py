@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import socket
 from datetime import UTC, datetime
@@ -10,11 +11,11 @@ from typing import Any
 
 from graticule import formats
 from graticule.broker import Bell
-from graticule.errors import BrokerUnavailable, ImageTooLarge, SourceUnreadable
-from graticule.jobs import Job, Lane, Source, new_job
+from graticule.errors import BrokerUnavailable, ImageTooLarge
+from graticule.jobs import Job, Lane, Source, job_identity, new_job
 from graticule.records import Records
 from graticule.settings import Settings
-from graticule.store import Store, printable, printable_name
+from graticule.store import Store, printable, printable_name, unreadable_source
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Submitter:
         """
         modified = self._check_file(path)
         image = self.store.put_image_file(path, formats.media_type(path.name))
-        source = Source(producer=self.producer, host=self._host, path=printable(str(path.absolute())))
+        source = Source(producer=self.producer, host=self._host, path=_source_path(path))
         return self._send(
             new_job(
                 image,
@@ -65,6 +66,13 @@ class Submitter:
                 lane=lane,
             )
         )
+
+    def identity_of_file(self, path: Path, model: str, parameters: dict[str, Any], stream: str = "") -> str:
+        """Identity of the job that `submit_file` would make of a file. Raises SourceUnreadable, ImageTooLarge."""
+        modified = self._check_file(path)
+        with unreadable_source(path), path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return job_identity(sha256, 0, model, parameters, stream, _source_path(path), modified)
 
     def submit_bytes(
         self,
@@ -106,12 +114,8 @@ class Submitter:
         return job
 
     def _check_file(self, path: Path) -> datetime:
-        try:
+        with unreadable_source(path):
             status = path.stat()
-        except OSError as error:
-            raise SourceUnreadable(
-                f"Cannot read {printable_name(path)!r}: {error.strerror or error}.", data="Nothing was sent."
-            ) from error
         self._check_size(status.st_size, printable_name(path))
         return datetime.fromtimestamp(status.st_mtime, UTC)
 
@@ -122,3 +126,7 @@ class Submitter:
                 " (GRATICULE_MAX_IMAGE_BYTES).",
                 data="Nothing was sent.",
             )
+
+
+def _source_path(path: Path) -> str:
+    return printable(str(path.absolute()))

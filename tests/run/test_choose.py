@@ -4,8 +4,8 @@ from pathlib import Path, PurePath
 
 import pytest
 
+from graticule.choice import choose
 from graticule.errors import SourceUnreadable
-from graticule.run import choose
 from graticule.selection import Selection
 
 CRACKS = Path(__file__).parents[3] / "shared" / "data" / "tiles" / "crack"

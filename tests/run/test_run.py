@@ -19,7 +19,7 @@ from rich.console import Console
 
 from graticule.errors import BadInput, GraticuleError, UnknownModel
 from graticule.records import Records
-from graticule.run import INTERRUPTED, job_id_of, run
+from graticule.run import INTERRUPTED, run
 from graticule.settings import Settings
 from graticule.store import Store
 from graticule.submit import Submitter
@@ -137,7 +137,8 @@ def test_without_a_worker_the_timeout_ends_the_run(brightness: Settings, start_w
     make_pictures(pictures)
     assert run(brightness, [pictures], model="brightness", out=out, timeout=1, console=console) == 1
     assert {row["status"] for row in rows(out / "results.csv")} == {"waiting"}
-    assert rows(out / "results.csv")[0]["job_id"] == job_id_of(pictures / "a.png", "brightness@1.0.0", {})
+    identity = Submitter(brightness, producer="run").identity_of_file(pictures / "a.png", "brightness@1.0.0", {})
+    assert rows(out / "results.csv")[0]["job_id"] == identity
     assert "run the same command again" in console.export_text()
     start_worker()
     assert run(brightness, [pictures], model="brightness", out=out, timeout=60) == 0
@@ -189,8 +190,9 @@ def test_the_identity_of_a_file_is_that_of_the_job_that_is_sent(brightness: Sett
     path = tmp_path / "Größe.png"
     write_squares(path)
     parameters = {"threshold": 0.25}
-    job = Submitter(brightness, producer="run").submit_file(path, "brightness@1.0.0", parameters=parameters)
-    assert job_id_of(path, "brightness@1.0.0", parameters) == job.job_id
+    submitter = Submitter(brightness, producer="run")
+    job = submitter.submit_file(path, "brightness@1.0.0", parameters=parameters)
+    assert submitter.identity_of_file(path, "brightness@1.0.0", parameters) == job.job_id
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path):
