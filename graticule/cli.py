@@ -242,7 +242,7 @@ def simulate_tiles(
     count: Annotated[int | None, typer.Option(min=1, help="Pictures; without it, until Ctrl-C.")] = None,
     rate: Annotated[float, typer.Option(min=0, help="Pictures a second; 0: as fast as possible.")] = 4.0,
     seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 1,
-    size: Annotated[str, typer.Option(help="Smallest and largest side, in pixels.")] = "120:480",
+    size: Annotated[str, typer.Option(help="Smallest and largest side, e.g. 120:480 px. Default: as real ones.")] = "",
     truth: Annotated[Path | None, typer.Option(help="Folder for the true masks and truth.csv.")] = None,
     defect_share: Annotated[float, typer.Option(min=0, max=1, help="Share of pictures with a defect.")] = 0.6,
 ) -> None:

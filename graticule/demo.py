@@ -5,14 +5,12 @@ Every demo works in a fresh folder `run-001`, `run-002`, ... and deletes nothing
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,9 +22,10 @@ from rich.table import Table
 from rich.text import Text
 
 from graticule.client import Client
-from graticule.errors import BadInput, BrokerUnavailable, GraticuleError, StoreUnavailable
+from graticule.errors import BadInput, BrokerUnavailable, ClusterError, GraticuleError, StoreUnavailable
 from graticule.events import Events
 from graticule.jobs import utc_now
+from graticule.local.child import Child, Part, Reaper
 from graticule.manifest import Manifest
 from graticule.outputs import Names, clear_write_errors, write_atomically
 from graticule.render import encode_png, overlay
@@ -43,8 +42,6 @@ _BEST = 5
 _LOOK = 2.0
 """Seconds between two looks at the store: events may be lost, it is the truth."""
 _LISTEN = 0.25
-_LOG_LINES = 15
-_GRACE = 10.0
 
 
 def demo(
@@ -111,49 +108,6 @@ class _Place:
         return f"demo {self.run.absolute().name} {self.run.absolute().parent}"
 
 
-@dataclass(frozen=True)
-class Child:
-    """A process that belongs to the demo."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def check(self) -> None:
-        """Raise GraticuleError with its last words when it died."""
-        if self.process.poll() not in (None, 0):
-            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
-            raise GraticuleError(
-                f"The {self.name} ended with exit code {self.process.returncode}. Its last lines:\n"
-                + "\n".join(f"  {line}" for line in lines),
-                advice=f"\nAll of them: {self.log}",
-            )
-
-    def end(self) -> None:
-        """Stop it politely, then not."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            self.process.wait(_GRACE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
-def start_child(name: str, arguments: Sequence[str], settings: Settings, log: Path) -> Child:
-    """Start `graticule <arguments>` with its output in a file. Ctrl-C reaches the demo only, which ends it in order."""
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "graticule", *arguments],
-            env={**os.environ, **settings.to_env()},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return Child(name, process, log)
-
-
 @contextmanager
 def _children(
     settings: Settings, place: _Place, model: str, folder: Path | None, once: int | None, rate: float, seed: int
@@ -168,10 +122,14 @@ def _children(
         simulate += ["--count", str(once)]
     commands = {"watcher": watch} if folder else {"watcher": watch, "simulator": simulate}
     with ExitStack() as stack:
+        reaper = Reaper()
+        stack.callback(reaper.close)
         children = []
         for name, arguments in commands.items():
-            child = start_child(name, arguments, settings, place.run / "logs" / f"{name}.log")
-            stack.callback(child.end)
+            part = Part(name, [sys.executable, "-m", "graticule", *arguments], environment=settings.to_env())
+            child = Child(part, place.run / "logs" / f"{name}.log", reaper)
+            child.start()
+            stack.callback(child.stop)
             children.append(child)
         yield children
 
@@ -307,7 +265,10 @@ class _Show:
 
     def _step(self, children: list[Child], live: Live | None) -> None:
         for child in children:
-            child.check()
+            if child.exit_code:
+                raise ClusterError(
+                    f"The {child.part.name} ended with exit code {child.exit_code}.", advice=child.last_words()
+                )
         try:
             outcomes = self.arrivals.next()
         except StoreUnavailable as error:

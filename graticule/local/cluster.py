@@ -22,16 +22,22 @@ from graticule.errors import ClusterError
 from graticule.jobs import utc_now
 from graticule.local import parts
 from graticule.local.child import Child, Part, Reaper
+from graticule.local.leftovers import CHILDREN_FILE, end_leftovers, note
 from graticule.local.parts import Place
-from graticule.local.ports import choose_ports
+from graticule.local.ports import choose_ports, is_free
 from graticule.local.private import make_private_folder, read_json, write_private
 from graticule.registry import publish_shipped_models
 from graticule.settings import CLUSTER_FILE, Settings
 
 LOCK_FILE = "up.lock"
-CHILDREN_FILE = "children.json"
 START_TIMEOUT = 60.0
+"""Seconds within which each group of parts must answer."""
+
 _CHECK_INTERVAL = 0.2
+_TRIM_INTERVAL = 60.0
+_LOCK_PATIENCE = 1.0
+"""Seconds: others hold the lock for a moment when they look whether a cluster is running."""
+_PORT_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -78,10 +84,12 @@ class EmbeddedCluster:
         self._lock = FileLock(self.folder / LOCK_FILE)
         self._children: list[Child] = []
         self._reaper: Reaper | None = None
-        self._stopping = threading.Event()
         self._watcher: threading.Thread | None = None
         self._place: Place | None = None
         self._started_at = ""
+        # Plain values: a signal handler that takes a lock may wait for the very code that it interrupted.
+        self._stop_asked = 0
+        self._next_trim = 0.0
 
     def __enter__(self) -> Settings:
         settings = self.start()
@@ -100,6 +108,7 @@ class EmbeddedCluster:
         Raises ClusterError: another cluster runs in this folder, a server is missing, a part does not start.
         """
         self._take_folder()
+        self._stop_asked = 0
         try:
             return self._start_parts()
         except BaseException:
@@ -108,18 +117,19 @@ class EmbeddedCluster:
 
     def run_forever(self) -> None:
         """Keep the parts alive until SIGINT or SIGTERM, then stop them. A second signal kills them."""
-        with _signals(self._on_signal):
+        with _signals(self._ask_to_stop):
             self._watch()
-        self.stop()
+            self.stop()
 
     def stop(self) -> None:
         """Stop the parts, the last started first, and free the folder."""
-        self._stopping.set()
+        self._ask_to_stop()
         if self._watcher is not None:
             self._watcher.join()
+        if not self._lock.is_locked:
+            return
         (self.folder / CLUSTER_FILE).unlink(missing_ok=True)
-        while self._children:
-            self._children.pop().stop()
+        self._stop_children()
         if self._reaper is not None:
             self._reaper.close()
             self._reaper = None
@@ -135,75 +145,125 @@ class EmbeddedCluster:
 
     def _take_folder(self) -> None:
         try:
-            make_private_folder(self.folder)
-            self._lock.acquire(timeout=0)
+            _prepare_folder(self.folder)
+            self._lock.acquire(timeout=_LOCK_PATIENCE)
         except Timeout:
-            info = running_cluster(self._given)
-            where = f" (process {info.pid}, since {info.started_at})" if info else ""
-            raise ClusterError(
-                f"A cluster is running in {self.folder} already{where}.",
-                advice="Use it, stop it with `graticule down`, or choose another folder with --data-dir.",
-            ) from None
+            raise self._taken() from None
         except OSError as error:
             raise ClusterError(
                 f"The data folder {self.folder} cannot be used: {error.strerror or error}.",
                 advice="Choose another one with --data-dir or GRATICULE_DATA_DIR.",
             ) from error
 
+    def _taken(self) -> ClusterError:
+        info = running_cluster(self._given)
+        where = f" (process {info.pid}, since {info.started_at}, storage at {_address(info, parts.S3)})" if info else ""
+        return ClusterError(
+            f"A cluster is running in {self.folder} already{where}.",
+            advice="Use it, stop it with `graticule down`, or choose another folder with --data-dir.",
+        )
+
     def _start_parts(self) -> Settings:
-        (self.folder / CLUSTER_FILE).unlink(missing_ok=True)  # a killed supervisor leaves it behind
-        _end_leftovers(self.folder)
+        (self.folder / CLUSTER_FILE).unlink(missing_ok=True)  # of a start that was killed: its addresses are void
+        if number := end_leftovers(self.folder):
+            self._say(f"{number} process(es) that an earlier start had left behind were ended")
         make_private_folder(self.folder / "logs")
+        self._reaper = Reaper()
+        self._started_at = utc_now().isoformat(timespec="seconds")
+        place, settings = self._start_servers()
+        for manifest in publish_shipped_models(settings):
+            self._say(f"model {manifest.reference} is published")
+        optional = {parts.WORKER: parts.worker_part(place, settings), parts.FLOWER: parts.flower_part(place, settings)}
+        self._start_together([part for name, part in optional.items() if self._with[name]])
+        self._describe()
+        return settings
+
+    def _start_servers(self) -> tuple[Place, Settings]:
+        """Redis and the S3 server, on other ports if somebody takes one between the look and the start."""
+        for tries_left in reversed(range(_PORT_TRIES)):
+            place = self._place = self._choose_place()
+            settings = _with_addresses(self._given, place)
+            try:
+                self._start_together([parts.redis_part(place, settings), parts.s3_part(place, settings)])
+            except ClusterError:
+                self._stop_children()
+                if not tries_left or all(is_free(port) for port in place.ports.values()):
+                    raise
+                self._say("a port was taken meanwhile; trying others")
+            else:
+                return place, settings
+        raise AssertionError("unreachable")
+
+    def _choose_place(self) -> Place:
         kept = {name: int(port) for name, port in read_json(self.folder / parts.PORTS_FILE).items()}
         ports = choose_ports(parts.PORT_NAMES, kept)
         write_private(self.folder / parts.PORTS_FILE, json.dumps(ports))
-        place = self._place = Place(self.folder, ports, parts.load_credentials(self.folder))
-        settings = _with_addresses(self._given, place)
-        self._reaper = Reaper()
-        self._started_at = utc_now().isoformat(timespec="seconds")
-        self._start_together([parts.redis_part(place, settings), parts.s3_part(place, settings)])
-        for manifest in publish_shipped_models(settings):
-            self._say(f"model {manifest.reference} is published")
-        optional = {parts.WORKER: parts.worker_part(settings), parts.FLOWER: parts.flower_part(place, settings)}
-        self._start_together([part for name, part in optional.items() if self._with[name]])
-        self._describe(settings)
-        return settings
+        return Place(self.folder, ports, parts.load_credentials(self.folder))
 
-    def _start_together(self, group: list[Part]) -> None:
+    def _start_together(self, group: Sequence[Part]) -> None:
+        """Start parts that do not need each other, and wait until all of them answer."""
         assert self._reaper is not None
-        fresh = [Child(part, self.folder / "logs" / f"{part.name}.log", self._reaper) for part in group]
-        for child in fresh:
-            child.start()
+        waiting = [Child(part, self.folder / "logs" / f"{part.name}.log", self._reaper) for part in group]
+        for child in waiting:
             self._children.append(child)
+            child.start()
         self._note_children()
-        with ThreadPoolExecutor(max(1, len(fresh))) as pool:
-            list(pool.map(lambda child: child.wait_until_ready(START_TIMEOUT), fresh))
-        for child in fresh:
-            self._say(f"{child.part.name} answers {child.part.address}".rstrip())
+        deadline = time.monotonic() + START_TIMEOUT
+        while waiting:
+            for child in [child for child in waiting if child.answers()]:
+                waiting.remove(child)
+                self._say(f"{child.part.name} answers {child.part.address}".rstrip())
+            if waiting and time.monotonic() > deadline:
+                raise waiting[0].too_slow(START_TIMEOUT)
+            time.sleep(0.05)
 
     # -- watching ----------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        while not self._stopping.wait(_CHECK_INTERVAL):
-            for child in self._children:
-                try:
-                    said = child.keep_alive()
-                except OSError as error:
-                    said = f"{child.part.name} cannot be started: {error}"
-                if said:
-                    self._say(said)
-                    self._note_children()
-                    self._describe()
+        while not self._stop_asked:
+            self._look_after_children()
+            time.sleep(_CHECK_INTERVAL)
 
-    def _on_signal(self) -> None:
-        if self._stopping.is_set():
+    def _look_after_children(self) -> None:
+        for child in self._children:
+            try:
+                said = child.keep_alive()
+            except OSError as error:
+                said = f"{child.part.name} cannot be started: {error}"
+            if said:
+                self._say(said)
+                self._retell()
+        if time.monotonic() >= self._next_trim:
+            self._next_trim = time.monotonic() + _TRIM_INTERVAL
             for child in self._children:
-                child.stop(at_once=True)
-        self._stopping.set()
+                with contextlib.suppress(OSError):
+                    child.trim_log()
+
+    def _retell(self) -> None:
+        """Tell others about new processes; a full disk must not end the watch."""
+        try:
+            self._note_children()
+            self._describe()
+        except OSError as error:
+            self._say(f"the state in {self.folder} cannot be written: {error.strerror or error}")
+
+    # -- stopping ----------------------------------------------------------------------------------------
+
+    def _ask_to_stop(self) -> None:
+        self._stop_asked += 1
+
+    def _stop_children(self) -> None:
+        """Stop the parts stage by stage: what uses the servers before the servers."""
+        asked = self._stop_asked
+        for stage in sorted({child.part.stage for child in self._children}, reverse=True):
+            group = [child for child in self._children if child.part.stage == stage]
+            with ThreadPoolExecutor(len(group)) as pool:
+                list(pool.map(lambda child: child.stop(lambda: self._stop_asked > asked), group))
+        self._children.clear()
 
     # -- telling others ----------------------------------------------------------------------------------
 
-    def _describe(self, settings: Settings | None = None) -> None:
+    def _describe(self) -> None:
         """Write `cluster.json`, by which every other process of this user finds the cluster."""
         assert self._place is not None
         described = {
@@ -219,13 +279,9 @@ class EmbeddedCluster:
         write_private(self.folder / CLUSTER_FILE, json.dumps(described, indent=1))
 
     def _note_children(self) -> None:
-        """Remember the processes, so that the next start can end what a crash of the whole machine's user left."""
-        noted = [
-            {"pid": pid, "created": psutil.Process(pid).create_time()}
-            for child in self._children
-            if (pid := child.pid) and psutil.pid_exists(pid)
-        ]
-        write_private(self.folder / CHILDREN_FILE, json.dumps({"children": noted}))
+        """Remember the processes, so that the next start can end those that nobody else did."""
+        noted = note(pid for child in self._children if (pid := child.pid))
+        write_private(self.folder / CHILDREN_FILE, json.dumps(noted))
 
 
 def _with_addresses(settings: Settings, place: Place) -> Settings:
@@ -248,18 +304,14 @@ def _lock_is_free(folder: Path) -> bool:
     return True
 
 
-def _end_leftovers(folder: Path) -> None:
-    """End processes of an earlier start that nobody ended, and only those: process ids are used again by others."""
-    for noted in read_json(folder / CHILDREN_FILE).get("children", []):
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(noted["pid"])
-            if abs(process.create_time() - noted["created"]) < 1:
-                process.terminate()
-                try:
-                    process.wait(10)
-                except psutil.TimeoutExpired:
-                    process.kill()
-                    process.wait(5)
+def _address(info: ClusterInfo, part: str) -> str:
+    return info.parts.get(part, {}).get("address", "")
+
+
+def _prepare_folder(folder: Path) -> None:
+    """Make the data folder and close it to others. A folder that holds other things keeps the rights that it has."""
+    if not folder.exists() or not any(folder.iterdir()) or (folder / parts.CREDENTIALS_FILE).exists():
+        make_private_folder(folder)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from rich.console import Console
 from rich.panel import Panel
@@ -13,7 +18,7 @@ from graticule.local.cluster import EmbeddedCluster, ask_to_stop, running_cluste
 from graticule.local.doctor import examine
 from graticule.local.parts import CREDENTIALS_FILE, FLOWER_USER
 from graticule.local.status import collect_status, render_status
-from graticule.settings import Settings
+from graticule.settings import Settings, env_name
 
 console = Console(soft_wrap=True)
 
@@ -23,8 +28,11 @@ _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 def up(settings: Settings, *, worker: bool, flower: bool) -> int:
     """Start the cluster and keep it running until Ctrl-C."""
     cluster = EmbeddedCluster(settings, worker=worker, flower=flower, on_message=_say)
-    running = cluster.start()
-    console.print(_welcome(running))
+    with _terminated_like_interrupted():
+        running = cluster.start()
+    for name in _overriding_environment():
+        _say(f"beware: {name} is set and leads other commands elsewhere, not to this cluster")
+    console.print(_welcome(running), soft_wrap=False)
     cluster.run_forever()
     _say("stopped; the data stay in " + str(cluster.folder))
     return 0
@@ -71,6 +79,26 @@ def _say(line: str) -> None:
     console.print(f"{utc_now().astimezone():%H:%M:%S} {line}", markup=False, highlight=False)
 
 
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM end the start as Ctrl-C does: in order."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _overriding_environment() -> list[str]:
+    """Environment variables that are stronger than what a running cluster says about itself."""
+    fields = ("redis_url", "s3_url", "s3_access_key", "s3_secret_key")
+    return [env_name(field) for field in fields if env_name(field) in os.environ]
+
+
 def _welcome(settings: Settings) -> Panel:
     info = running_cluster(settings)
     lines = [
@@ -80,7 +108,10 @@ def _welcome(settings: Settings) -> Panel:
     ]
     if info and info.flower_url:
         password = settings.data_dir / CREDENTIALS_FILE
-        lines.append(f"Flower    {info.flower_url}  (user {FLOWER_USER}, password: 'flower' in {password})")
+        lines += [
+            f"Flower    {info.flower_url}",
+            f"          user {FLOWER_USER}, password: 'flower' in {password}",
+        ]
     lines += [
         "",
         "graticule submit picture.png --model tile-defects --wait",

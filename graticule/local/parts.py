@@ -17,7 +17,10 @@ import redis
 from graticule.broker import connect_redis
 from graticule.errors import GraticuleError
 from graticule.local import binaries
+from graticule.local.certificate import self_signed
 from graticule.local.child import Part
+from graticule.local.leftovers import MARK
+from graticule.local.ports import GRPC_OFFSET
 from graticule.local.private import make_private_folder, read_json, write_private
 from graticule.settings import Settings
 from graticule.store import Store
@@ -28,7 +31,18 @@ CREDENTIALS_FILE = "credentials.json"
 PORTS_FILE = "ports.json"
 FLOWER_USER = "graticule"
 
-PORT_NAMES = ["redis", "s3", "s3-master", "s3-filer", "s3-volume", "flower"]
+_SIGNING = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
+_GRPC_PARTS = ("master", "volume", "filer", "s3", "admin", "worker", "mq", "msg_broker", "client")
+
+PORT_NAMES = ("redis", "s3", "s3-master", "s3-filer", "s3-volume", "s3-admin", "flower")
+
+SERVERS, USERS = 0, 1
+"""Stages: Redis and the S3 server, then the worker and Flower, which use them."""
+
+VOLUME_MEGABYTES = 1024
+MOST_VOLUMES = 10_000
+"""SeaweedFS gives each bucket volumes of its own and would allow only as many as fit on the disk when full: few
+namespaces would use them up. Volumes take only the space that they fill, so that the number need not be limited."""
 
 
 @dataclass(frozen=True)
@@ -79,54 +93,60 @@ def redis_part(place: Place, settings: Settings) -> Part:
     """Redis with an append-only file. Its password is in a file, because anyone may read a command line."""
     folder = place.folder / "redis"
     make_private_folder(folder)
-    configuration = folder / "redis.conf"
     lines = {
         "bind": "127.0.0.1",
         "port": place.ports["redis"],
         "requirepass": place.credentials["redis"],
-        "dir": json.dumps(str(folder), ensure_ascii=False),
         "appendonly": "yes",
         "appendfsync": "everysec",
         "save": '""',
         "maxmemory-policy": "noeviction",
     }
-    write_private(configuration, "".join(f"{name} {value}\n" for name, value in lines.items()))
+    write_private(folder / "redis.conf", "".join(f"{name} {value}\n" for name, value in lines.items()))
     return Part(
         name=REDIS,
-        command=[str(binaries.redis_server()), str(configuration)],
+        # It runs in its folder: its files need no path that its configuration would have to quote.
+        command=[str(binaries.redis_server()), "redis.conf"],
+        folder=folder,
+        environment=_mark(place),
         is_ready=lambda pid: _redis_is(pid, settings),
         address=f"127.0.0.1:{place.ports['redis']}",
     )
 
 
 def s3_part(place: Place, settings: Settings) -> Part:
-    """SeaweedFS in one process."""
+    """SeaweedFS in one process, with everything closed that S3 does not need: see docs/embedded.md."""
     folder = place.folder / "s3"
-    make_private_folder(folder)
-    make_private_folder(folder / "data")
-    identity = {
-        "name": "graticule",
-        "credentials": [
-            {"accessKey": place.credentials["s3_access_key"], "secretKey": place.credentials["s3_secret_key"]}
-        ],
-        "actions": ["Admin", "Read", "List", "Tagging", "Write"],
-    }
-    write_private(folder / "s3.json", json.dumps({"identities": [identity]}))
+    for path in (folder, folder / "data"):
+        make_private_folder(path)
+    # Written at every start of its own and read again at the next: options that were dropped would live on.
+    (folder / "data" / "mini.options").unlink(missing_ok=True)
+    write_private(folder / "s3.json", json.dumps({"identities": [_s3_identity(place)]}))
+    write_private(folder / "filer.toml", '[leveldb2]\nenabled = true\ndir = "data/filerldb2"\n')
+    _write_security(folder)
     ports = place.ports
     options = {
-        "dir": folder / "data",
+        "dir": "data",
         "ip": "127.0.0.1",
         "ip.bind": "127.0.0.1",
-        "s3.config": folder / "s3.json",
+        "disableHttp": "true",
+        "s3.config": "s3.json",
         "s3.port": ports["s3"],
         "s3.port.iceberg": 0,
         "s3.port.lance": 0,
+        "s3.localSocket": "s3.sock",
         "master.port": ports["s3-master"],
-        "filer.port": ports["s3-filer"],
-        "volume.port": ports["s3-volume"],
-        # The automatic limit, free space / 128 MB, leaves a small disk without a single writable volume.
-        "volume.max": 10_000,
         "master.telemetry": "false",
+        # With its old state, one start in twelve hangs at the first write, for up to 15 s.
+        "master.resumeState": "false",
+        "master.volumeSizeLimitMB": VOLUME_MEGABYTES,
+        "filer.port": ports["s3-filer"],
+        "filer.localSocket": "filer.sock",
+        "volume.port": ports["s3-volume"],
+        "volume.max": MOST_VOLUMES,
+        # Its page is off, but it listens all the same.
+        "admin.port": ports["s3-admin"],
+        "admin.port.grpc": ports["s3-admin"] + GRPC_OFFSET,
         "admin.ui": "false",
         "webdav": "false",
     }
@@ -138,19 +158,54 @@ def s3_part(place: Place, settings: Settings) -> Part:
             "mini",
             *(f"-{name}={value}" for name, value in options.items()),
         ],
-        # Small heaps: it holds 500 MB otherwise.
-        environment={"GOMEMLIMIT": "150MiB", "GOGC": "50"},
+        folder=folder,
+        environment={
+            **_mark(place),
+            # Small heaps: it holds 500 MB otherwise.
+            "GOMEMLIMIT": "150MiB",
+            "GOGC": "50",
+            # A configuration of another SeaweedFS in ~/.seaweedfs is none of its business.
+            "HOME": str(folder),
+        },
         is_ready=lambda _: _s3_answers(settings),
         address=f"127.0.0.1:{ports['s3']}",
     )
 
 
-def worker_part(settings: Settings) -> Part:
+def _s3_identity(place: Place) -> dict[str, Any]:
+    keys = {"accessKey": place.credentials["s3_access_key"], "secretKey": place.credentials["s3_secret_key"]}
+    return {
+        "name": "graticule",
+        "credentials": [keys],
+        "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+    }
+
+
+def _write_security(folder: Path) -> None:
+    """Keys without which SeaweedFS's inner ports refuse everybody. New ones at every start: nobody else has them."""
+    certificate, key = self_signed("graticule")
+    write_private(folder / "grpc.crt", certificate)
+    write_private(folder / "grpc.key", key)
+    sections = [
+        *(f'[{name}]\nkey = "{secrets.token_urlsafe(32)}"' for name in _SIGNING),
+        '[grpc]\nca = "grpc.crt"',
+        *(f'[grpc.{name}]\ncert = "grpc.crt"\nkey = "grpc.key"' for name in _GRPC_PARTS),
+    ]
+    write_private(folder / "security.toml", "\n".join(sections) + "\n")
+
+
+def _mark(place: Place) -> dict[str, str]:
+    return {MARK: str(place.folder)}
+
+
+def worker_part(place: Place, settings: Settings) -> Part:
     """One worker for every published model."""
     return Part(
         name=WORKER,
         command=[sys.executable, "-m", "graticule", "worker"],
-        environment=settings.to_env(),
+        folder=place.folder,
+        environment={**settings.to_env(), **_mark(place)},
+        stage=USERS,
         is_ready=lambda pid: _worker_is(pid, settings),
         grace=20.0,
     )
@@ -166,11 +221,17 @@ def flower_part(place: Place, settings: Settings) -> Part:
             f"--port={place.ports['flower']}",
             "--persistent=True",
             "--save-state-interval=30000",
-            f"--db={place.folder / 'flower'}",
+            "--db=flower",
             "--max-tasks=10000",
         ],
-        environment={**settings.to_env(), "FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{place.credentials['flower']}"},
-        is_ready=lambda _: _flower_answers(place),
+        folder=place.folder,
+        stage=USERS,
+        environment={
+            **settings.to_env(),
+            **_mark(place),
+            "FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{place.credentials['flower']}",
+        },
+        is_ready=lambda _: flower_answers(place.flower_url),
         address=place.flower_url,
     )
 
@@ -205,9 +266,10 @@ def _worker_is(pid: int, settings: Settings) -> bool:
         return False
 
 
-def _flower_answers(place: Place) -> bool:
+def flower_answers(url: str) -> bool:
+    """Whether Flower's page is there. Needs no password."""
     try:
-        with urllib.request.urlopen(place.flower_url + "/healthcheck", timeout=2) as answer:  # noqa: S310 (loopback)
+        with urllib.request.urlopen(url + "/healthcheck", timeout=2) as answer:  # noqa: S310 (loopback)
             return answer.status == 200
     except (OSError, urllib.error.URLError):
         return False

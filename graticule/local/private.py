@@ -10,8 +10,8 @@ from typing import Any
 
 
 def make_private_folder(folder: Path) -> None:
-    """Create a folder that nobody else may look into."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Create a folder that nobody else may look into, or close an existing one."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+import urllib.error
+import urllib.request
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import psutil
 import redis
 from rich.console import Console, Group
-from rich.table import Table
+from rich.table import Column, Table
 
 from graticule import __version__
 from graticule.broker import connect_redis, redacted
@@ -17,6 +19,7 @@ from graticule.errors import GraticuleError
 from graticule.events import Events
 from graticule.jobs import PENDING_PREFIX, Lane, model_name, queue_name
 from graticule.local.cluster import ClusterInfo, running_cluster
+from graticule.local.parts import flower_answers
 from graticule.registry import Registry
 from graticule.settings import Settings
 from graticule.store import Store
@@ -87,7 +90,8 @@ def collect_status(settings: Settings) -> ClusterStatus:
 
 def render_status(status: ClusterStatus, console: Console) -> None:
     """Show the status to a person."""
-    parts = Table("Part", "State", "Version", "Address", "Process", "Memory", "Up", "Restarts", title="Parts")
+    address = Column("Address", overflow="fold")
+    parts = Table("Part", "State", "Version", address, "Process", "Memory", "Up", "Restarts", title="Parts")
     for part in status.parts:
         parts.add_row(
             part.name,
@@ -136,7 +140,19 @@ def _store_part(settings: Settings, info: ClusterInfo | None) -> PartStatus:
         Store(settings.model_copy(update={"store_timeout": 5.0}), retries=0).keys("models", limit=1)
     except GraticuleError:
         return PartStatus("s3", "does not answer", settings.s3_url)
-    return _local_part("s3", "ready", settings.s3_url, "", info)
+    return _local_part("s3", "ready", settings.s3_url, _server_header(settings.s3_url), info)
+
+
+def _server_header(url: str) -> str:
+    """What an HTTP server calls itself, also when it refuses the request."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 (a setting that is checked to be http)
+            return answer.headers.get("Server", "")
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.headers.get("Server", "")
+    except OSError:
+        return ""
 
 
 def _worker_part(worker: WorkerStatus, info: ClusterInfo | None) -> PartStatus:
@@ -155,7 +171,10 @@ def _worker_part(worker: WorkerStatus, info: ClusterInfo | None) -> PartStatus:
 
 
 def _flower_parts(info: ClusterInfo | None) -> list[PartStatus]:
-    return [_local_part("flower", "ready", info.flower_url, "", info)] if info and info.flower_url else []
+    if not (info and info.flower_url):
+        return []
+    state = "ready" if flower_answers(info.flower_url) else "does not answer"
+    return [_local_part("flower", state, info.flower_url, "", info)]
 
 
 def _local_part(name: str, state: str, address: str, version: str, info: ClusterInfo | None) -> PartStatus:

@@ -84,7 +84,7 @@ def test_a_part_that_ends_while_it_starts_is_told_with_its_last_words(make):
 
 def test_a_part_that_does_not_answer_is_told_with_its_last_words(tmp_path, reaper):
     code = f"print('still thinking', flush=True); {IDLE}"
-    mute = Child(Part("mute", [sys.executable, "-c", code], lambda _: False), tmp_path / "mute.log", reaper)
+    mute = Child(Part("mute", [sys.executable, "-c", code], is_ready=lambda _: False), tmp_path / "mute.log", reaper)
     mute.start()
     until(lambda: b"thinking" in mute.log.read_bytes())
     with pytest.raises(ClusterError, match="(?s)did not answer within 0.1 s.*still thinking"):
@@ -148,7 +148,7 @@ from pathlib import Path
 from graticule.local.child import Child, Part, Reaper
 reaper, folder = Reaper(), Path(sys.argv[1])
 for stage, code in enumerate(sys.argv[2:]):
-    part = Part(f"s{stage}", [sys.executable, "-c", code], lambda _: True, stage=stage)
+    part = Part(f"s{stage}", [sys.executable, "-c", code], is_ready=lambda _: True, stage=stage)
     child = Child(part, folder / f"{stage}.log", reaper)
     child.start()
     print(child.pid, flush=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from graticule.demo import Finished, demo, start_child
-from graticule.errors import BadInput, GraticuleError
+from graticule.demo import Finished, demo
+from graticule.errors import BadInput
 from graticule.settings import Settings
 from tests.run.conftest import write_squares
 from tests.run.samples import make_failure, make_job, make_object, make_result
@@ -32,20 +32,6 @@ def test_what_is_shown_of_a_result():
 def test_what_is_shown_of_a_failure():
     shown = Finished.of(make_failure(make_job("a.jpg"), "It ends early."))
     assert (shown.succeeded, shown.count, shown.message) == (False, 0, "It ends early.")
-
-
-def test_a_child_that_dies_is_quoted(tmp_path: Path):
-    child = start_child("camera", ["simulate", "no-such-thing"], Settings(data_dir=tmp_path), tmp_path / "camera.log")
-    assert child.process.wait(30) != 0
-    with pytest.raises(GraticuleError, match=r"(?s)The camera ended with exit code 2.*no-such-thing.*camera\.log"):
-        child.check()
-    child.end()
-
-
-def test_a_child_that_is_done_is_no_trouble(tmp_path: Path):
-    child = start_child("camera", ["--version"], Settings(data_dir=tmp_path), tmp_path / "camera.log")
-    assert child.process.wait(30) == 0
-    child.check()
 
 
 @pytest.mark.parametrize("made", [False, True])
@@ -116,3 +102,16 @@ def test_ctrl_c_ends_every_process(place: Path, number: signal.Signals):
         said, _ = process.communicate(timeout=60)
     assert process.returncode in (0, 1), said
     assert "pictures became results" in said
+
+
+@pytest.mark.slow
+def test_a_killed_demo_leaves_no_process(tmp_path: Path):
+    command = [sys.executable, "-m", "graticule", "demo", "--dir", str(tmp_path / "demo"), "--rate", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: any((tmp_path / "demo").glob("run-*/pictures/*.jpg")), 60, "the camera is at work")
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 6
+    process.kill()
+    process.wait()
+    _, left = psutil.wait_procs(family, timeout=30)
+    assert not left
