@@ -34,6 +34,8 @@ def load_session(manifest: Manifest, model: bytes, settings: Settings) -> ort.In
     Raises InvalidManifest when the graph does not fit its manifest, DeviceUnavailable when the provider does not work.
     """
     provider = _choose_provider(settings)
+    if provider != _PROVIDERS["cpu"]:
+        ort.preload_dlls()  # finds the CUDA libraries that pip installed
     options = ort.SessionOptions()
     options.intra_op_num_threads = settings.inference_threads or usable_cores()
     # Spinning threads take the cores from fetching and decoding, and bring nothing here.
