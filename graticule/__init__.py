@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from graticule.client import Client, JobHandle
+
+# onnxruntime (1.29 and later) reports to its maker, and leaves an identifier in the home folder, as soon as it is
+# imported: nothing that runs in a laboratory does so unasked. Every part imports this package first.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["Client", "JobHandle", "__version__"]
 

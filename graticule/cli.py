@@ -269,8 +269,6 @@ def worker(
     data_dir: DataDir = None,
 ) -> None:
     """Take jobs from the queues and run the models, until told to stop."""
-    for package in ("onnxruntime", "cv2"):
-        _part(package, "The worker", "worker")
     service = _part("graticule_workers.service", "The worker", "worker")
     settings = load_settings(worker_threads=threads, provider=provider, log_level=log_level, data_dir=data_dir)
     configure_logging(settings.log_level)
