@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -37,6 +38,7 @@ ENOUGH_DISK_GB, LITTLE_DISK_GB = 2.0, 0.2
 ENOUGH_FILES = 1024
 ENOUGH_MEMORY_GB = 2.0
 ENOUGH_WATCHES = 8192
+OLDEST_REDIS = (6, 2)
 MOST_SKEW = 5.0
 """Seconds between two machines' clocks: S3 refuses requests that are minutes off, and times in results mislead."""
 
@@ -79,7 +81,15 @@ def _servers(_: Settings) -> Iterator[Finding]:
         except (OSError, subprocess.SubprocessError) as error:
             yield Finding(name, "problem", f"does not run: {error}", "Install it again.")
         else:
-            yield Finding(name, "ok", answer.stdout.strip().splitlines()[0][:60])
+            yield _version_finding(name, answer.stdout.strip().splitlines()[0][:60])
+
+
+def _version_finding(name: str, found: str) -> Finding:
+    version = re.search(r"v=(\d+)\.(\d+)", found)
+    if name == "Redis server" and version and (int(version[1]), int(version[2])) < OLDEST_REDIS:
+        needed = ".".join(map(str, OLDEST_REDIS))
+        return Finding(name, "problem", found, f"Install Redis {needed} or newer.")
+    return Finding(name, "ok", found)
 
 
 def _packages(_: Settings) -> Iterator[Finding]:

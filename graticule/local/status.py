@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import time
 import urllib.error
 import urllib.request
@@ -174,7 +175,7 @@ def _flower_parts(info: ClusterInfo | None) -> list[PartStatus]:
     if not (info and info.flower_url):
         return []
     state = "ready" if flower_answers(info.flower_url) else "does not answer"
-    return [_local_part("flower", state, info.flower_url, "", info)]
+    return [_local_part("flower", state, info.flower_url, importlib.metadata.version("flower"), info)]
 
 
 def _local_part(name: str, state: str, address: str, version: str, info: ClusterInfo | None) -> PartStatus:

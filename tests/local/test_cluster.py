@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from graticule.broker import connect_redis
 from graticule.errors import ClusterError, StoreUnavailable
 from graticule.local.cluster import EmbeddedCluster, running_cluster
-from graticule.local.doctor import examine
+from graticule.local.doctor import _version_finding, examine
 from graticule.local.private import read_json
 from graticule.local.status import collect_status
 from graticule.settings import CLUSTER_FILE, Settings, load_settings
@@ -160,6 +160,12 @@ def test_the_doctor_finds_a_healthy_machine_and_all_faults_of_a_sick_one(cluster
     problems = {f.subject: f for f in examine(sick) if f.verdict == "problem"}
     assert {"Redis server", "S3 server", "data folder", "package onnxruntime"} <= set(problems)
     assert all(problem.advice for problem in problems.values())
+
+
+def test_an_old_redis_is_a_problem():
+    found = _version_finding("Redis server", "Redis server v=5.0.14 sha=0")
+    assert (found.verdict, found.advice) == ("problem", "Install Redis 6.2 or newer.")
+    assert _version_finding("Redis server", "Redis server v=10.0.1 sha=0").verdict == "ok"
 
 
 def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path):
