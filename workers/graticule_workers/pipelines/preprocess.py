@@ -47,7 +47,9 @@ class Prepared:
 
 def prepare(pixels: NDArray[Any], spec: Preprocessing) -> Prepared:
     """Colour, normalisation, scaling and padding, in this order."""
-    image, flags = _finite(_to_colour(pixels, spec.colour))
+    whole = np.issubdtype(pixels.dtype, np.integer)
+    image = _to_colour(pixels, spec.colour)
+    image, flags = (image, ()) if whole else _finite(image)
     normalised, more = _normalise(image, pixels.dtype, spec.normalisation)
     scaled = _scale(normalised, spec)
     padded = _pad(scaled, _target(scaled.shape[0], scaled.shape[1], spec.size), spec.padding)
