@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,16 @@ def load_part(folder: Path, index: Path, split: Path, part: str) -> list[Example
     """All examples of one part of the split."""
     pictures = {picture.path: picture for picture in read_index(index)}
     return [load_example(folder, pictures[path]) for path in json.loads(split.read_text())[part]]
+
+
+def hold_out(test: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """(to be learnt, held): of each tile's exposures, in the order of their names, every other one is held."""
+    tiles: defaultdict[tuple[str, str], list[Example]] = defaultdict(list)
+    for example in sorted(test, key=lambda example: example.picture.path):
+        tiles[example.picture.kind, example.picture.tile].append(example)
+    learn = [example for members in tiles.values() for example in members[1::2]]
+    held = [example for members in tiles.values() for example in members[::2]]
+    return learn, held
 
 
 class Sampler:

@@ -78,7 +78,7 @@ def manifest(
     """The contents of manifest.yaml; its schema is `graticule.manifest.Manifest`."""
     free = ["batch", "height", "width"]
     post = metrics["postprocessing"]
-    test = metrics["test"]
+    test, held = metrics["test"], metrics["held_exposures"]
     return {
         "schema_version": 1,
         "name": "tile-defects",
@@ -86,7 +86,7 @@ def manifest(
         "task": "semantic-segmentation",
         "title": "Surface defects of magnetic tiles",
         "description": "Finds blowholes, breaks, cracks, frays and uneven areas on photographs of magnetic tiles.",
-        "license": "MIT",
+        "license": "Apache-2.0",
         "inputs": [{"name": "image", "shape": [free[0], 1, *free[1:]], "type": "float32"}],
         "outputs": [{"name": "logits", "shape": [free[0], len(params.CLASSES), *free[1:]], "type": "float32"}],
         "preprocessing": {
@@ -115,9 +115,12 @@ def manifest(
             "source_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
             "training_data": DATA,
             "metrics": {
-                "test_native": test["native"],
-                "test_reference_frame": test["reference_frame"],
-                "test_false_alarms": test["false_alarms"],
+                "held_exposures_native": held["native"],
+                "held_exposures_reference_frame": held["reference_frame"],
+                "held_exposures_false_alarms": held["false_alarms"],
+                "before_refit_unseen_tiles_native": test["native"],
+                "before_refit_unseen_tiles_reference_frame": test["reference_frame"],
+                "before_refit_unseen_tiles_false_alarms": test["false_alarms"],
             },
             "parity": {key: value for key, value in parity.items() if key != "cases"},
         },
@@ -129,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--index", type=Path, default=params.RECIPE / "work/index.json")
     parser.add_argument("--split", type=Path, default=params.RECIPE / "split.json")
-    parser.add_argument("--checkpoint", type=Path, default=params.RECIPE / "work/train/checkpoint.pt")
+    parser.add_argument("--checkpoint", type=Path, default=params.RECIPE / "work/refit/checkpoint.pt")
     parser.add_argument("--metrics", type=Path, default=params.RECIPE / "metrics.json")
     parser.add_argument("--output", type=Path, default=params.PROJECT / "models/tile-defects")
     options = parser.parse_args()

@@ -49,6 +49,7 @@ def workplace(tmp_path):
     parameters = yaml.safe_load((place / "params.yaml").read_text())
     parameters["data"] = "../tiles"
     parameters["split"] |= {"test": 0.2, "validation": 0.2}
+    parameters["refit"] |= {"epochs": 1}
     parameters["train"] |= {"epochs": 1, "batches": 3, "batch": 4, "shapes": [[64, 96]], "widths": [8, 8, 8, 8, 8]}
     (place / "params.yaml").write_text(yaml.safe_dump(parameters))
     return place
@@ -69,6 +70,7 @@ def test_pictures_to_model_folder(workplace):
     run(workplace, "train.py")
     parameters = yaml.safe_load((workplace / "params.yaml").read_text())
     assert "going on after epoch 1" in run(workplace, "train.py"), "a finished training must not start again"
+    run(workplace, "refit.py")
     sheets = workplace / "sheets"
     run(workplace, "evaluate.py", "--sheets", str(sheets))
     run(workplace, "export.py")
@@ -77,6 +79,7 @@ def test_pictures_to_model_folder(workplace):
     assert metrics["test"]["native"]["pictures"] == 5
     assert metrics["test"]["native"]["truth_pixels"] == 5 * 400
     assert metrics["test"]["native"]["pixels"] == 5 * 96 * 128
+    assert metrics["held_exposures"]["native"]["pictures"] == 5, "a tile of one exposure is held"
     assert len(list(sheets.glob("*.png"))) == 6
     history = [json.loads(line) for line in (workplace / "work/train/history.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in history] == [parameters["train"]["epochs"]]

@@ -36,7 +36,7 @@ def test_parity_report_passed():
 
 @pytest.fixture
 def measured(recipe, tiles):
-    """Figures of the shipped file and its manifest on the test split, through onnxruntime."""
+    """Figures of the shipped file and its manifest on the held exposures, through onnxruntime."""
     manifest = yaml.safe_load((MODEL / "manifest.yaml").read_text())["postprocessing"]
     predict, evaluate, data = recipe("predict"), recipe("evaluate"), recipe("data")
     session = onnxruntime.InferenceSession(str(MODEL / "model.onnx"), providers=["CPUExecutionProvider"])
@@ -50,15 +50,15 @@ def measured(recipe, tiles):
         for picture in recipe("prepare").list_class(tiles, kind, recipe("params").load()["prepare"])
     }
     paths = json.loads((RECIPE / "split.json").read_text())["test"]
-    examples = [data.load_example(tiles, pictures[path]) for path in paths]
+    _, examples = data.hold_out([data.load_example(tiles, pictures[path]) for path in paths])
     rules = predict.Postprocessing(manifest["threshold"], manifest["minimum_area"], manifest["fill_holes"])
     return evaluate.measure(evaluate.predict_all(logits, examples), rules, logits, 224)
 
 
-def test_figures_on_the_test_split(measured):
-    card = json.loads((RECIPE / "metrics.json").read_text())["test"]
-    assert measured["native"]["pictures"] == 60
-    assert measured["false_alarms"]["tiles"] == 50
+def test_figures_on_the_held_exposures(measured):
+    card = json.loads((RECIPE / "metrics.json").read_text())["held_exposures"]
+    assert measured["native"]["pictures"] == card["native"]["pictures"] >= 30
+    assert measured["false_alarms"]["tiles"] == card["false_alarms"]["tiles"] >= 25
     for frame in ("native", "reference_frame"):
         assert measured[frame]["dice"] == pytest.approx(card[frame]["dice"], abs=0.002)
     assert measured["reference_frame"]["dice"] >= DICE_FLOOR

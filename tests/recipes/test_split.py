@@ -83,3 +83,17 @@ def test_committed_split_is_grouped_and_complete(recipe, tiles):
     kinds = (*recipe("params").DEFECTS, "free")
     found = [picture for kind in kinds for picture in prepare.list_class(tiles, kind, parameters["prepare"])]
     assert recipe("split").split(found, parameters["split"]) == json.loads((RECIPE / "split.json").read_text())
+
+
+def test_every_other_exposure_of_a_tile_is_held(recipe):
+    data = recipe("data")
+
+    def example(kind, tile, number):
+        fields = {"kind": kind, "tile": tile, "path": f"{kind}/exp{number}.jpg"}
+        picture = type("Picture", (), fields)()
+        return data.Example(picture, None, None)
+
+    test = [example("crack", "a", number) for number in (3, 1, 2, 5, 4)] + [example("crack", "b", 9)]
+    learn, held = data.hold_out(test)
+    names = [[e.picture.path[-5] for e in part] for part in (learn, held)]
+    assert names == [["2", "4"], ["1", "3", "5", "9"]]
