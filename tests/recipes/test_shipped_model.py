@@ -14,10 +14,10 @@ PROJECT = Path(__file__).parents[2]
 RECIPE = PROJECT / "recipes" / "tile-defects"
 MODEL = PROJECT / "models" / "tile-defects"
 
-DICE_FLOOR = 0.78
-"""Measured 0.797 in the reference's frame; the reference's own figure, on a split by picture, is 0.772."""
+DICE_FLOOR = 0.83
+"""Measured 0.846 in the reference's frame; the reference's own figure, on a split by picture, is 0.772."""
 FALSE_ALARM_CEILING = 0.05
-"""Share of the defect-free tiles of the test split; measured 0 of 50."""
+"""Share of the defect-free pictures among the held exposures; measured 1 of 29."""
 
 
 def test_manifest_names_the_file_that_ships():
