@@ -18,17 +18,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         run = [sys.executable, "-m", "graticule"]
-        pictures = ["simulate", "tiles", "--out", str(place / "in"), "--count", "40", "--rate", "0", "--seed", "11"]
+        pictures = ["simulate", "tiles", "--out", str(place / "in"), "--count", "60", "--rate", "0", "--seed", "11"]
         subprocess.run([*run, *pictures], check=True)
         analyse = ["run", str(place / "in"), "--model", "tile-defects", "--out", str(place / "out")]
         subprocess.run([*run, *analyse, "--data-dir", str(place / "cluster")], check=True)
-        masks = sorted((place / "out" / "masks").glob("*.png"), key=_defect_pixels, reverse=True)
-        overlays = [Image.open(place / "out" / "overlays" / mask.name) for mask in masks[3 : 3 + 2 * COLUMNS]]
+        masks = [mask for mask in sorted((place / "out" / "masks").glob("*.png")) if _is_telling(mask)]
+        overlays = [Image.open(place / "out" / "overlays" / mask.name) for mask in masks[: 2 * COLUMNS]]
         _sheet(overlays).save(HERE / "demo-overlays.png", optimize=True)
 
 
-def _defect_pixels(mask: Path) -> int:
-    return Image.open(mask).histogram()[255]
+def _is_telling(mask: Path) -> bool:
+    """Whether objects can be seen without hiding the tile."""
+    picture = Image.open(mask)
+    return 0.002 < picture.histogram()[255] / (picture.width * picture.height) < 0.2
 
 
 def _sheet(pictures: list[Image.Image]) -> Image.Image:
