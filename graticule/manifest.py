@@ -46,23 +46,19 @@ class Resize(Message):
 class SizePolicy(Message):
     """How a picture of any size is made to fit the network, without distortion."""
 
-    policy: Literal["fixed", "multiple-of", "tiled"] = Field(
-        description="fixed: scaled to fit into height x width and padded; multiple-of: padded to the next multiple;"
-        " tiled: cut into overlapping tiles of height x width."
+    policy: Literal["fixed", "multiple-of"] = Field(
+        description="fixed: scaled to fit into height x width and padded; multiple-of: padded to the next multiple."
     )
     multiple: int = Field(
         default=1, gt=0, description="multiple-of: both sides are padded to a multiple of this, in pixels."
     )
-    height: int | None = Field(default=None, gt=0, description="fixed and tiled: height in pixels.")
-    width: int | None = Field(default=None, gt=0, description="fixed and tiled: width in pixels.")
-    overlap: int = Field(default=0, ge=0, description="tiled: pixels shared by neighbouring tiles.")
+    height: int | None = Field(default=None, gt=0, description="fixed: height in pixels.")
+    width: int | None = Field(default=None, gt=0, description="fixed: width in pixels.")
 
     @model_validator(mode="after")
     def _sizes_are_given(self) -> SizePolicy:
         if self.policy != "multiple-of" and not (self.height and self.width):
             raise ValueError(f"size policy {self.policy!r} needs height and width")
-        if self.policy == "tiled" and self.overlap >= min(self.height or 0, self.width or 0):
-            raise ValueError("overlap must be smaller than the tile")
         return self
 
 

@@ -63,7 +63,7 @@ class Settings(BaseSettings):
         description="Largest accepted image file, in bytes (checked before anything is read).",
     )
     max_pixels: int = Field(
-        default=400_000_000,
+        default=100_000_000,
         gt=0,
         description="Largest accepted image, in pixels (checked before anything is decoded).",
     )

@@ -16,6 +16,7 @@ from graticule.client import Client
 from graticule.errors import JobFailed, UnknownModel
 from graticule.events import Events
 from graticule.jobs import Lane, utc_now
+from graticule.manifest import MANIFEST_FILE, Task
 from graticule.records import Records
 from graticule.registry import Registry
 from graticule.results import Failure, Result
@@ -104,6 +105,16 @@ def test_a_model_published_later_is_served_without_a_restart(client, worker, tmp
     write_brightness_model(tmp_path / "new", name="newcomer")
     Registry(client.store).publish(tmp_path / "new")
     assert client.submit(picture(), "newcomer").result(30).model.name == "newcomer"
+
+
+def test_a_model_of_an_unknown_kind_fails_its_jobs_with_a_sentence(client, worker, tmp_path):
+    manifest = write_brightness_model(tmp_path / "odd", name="odd")
+    changed = manifest.model_copy(update={"task": Task.REGRESSION})
+    (tmp_path / "odd" / MANIFEST_FILE).write_text(changed.to_yaml(), encoding="utf-8")
+    Registry(client.store).publish(tmp_path / "odd")
+    with pytest.raises(JobFailed, match=r"odd@1.0.0 is a regression model; this worker runs semantic-segmentation"):
+        client.submit(picture(), "odd").result(30)
+    assert client.submit(picture(), "brightness").result(30).measurements.count == 1
 
 
 BAD_PICTURES = {

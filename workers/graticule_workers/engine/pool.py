@@ -10,9 +10,9 @@ from functools import partial
 
 import numpy as np
 
-from graticule.errors import UnfitImage
+from graticule.errors import InvalidManifest, UnfitImage
 from graticule.jobs import model_name
-from graticule.manifest import Manifest
+from graticule.manifest import Manifest, Task
 from graticule.registry import Registry
 from graticule.results import ModelRef
 from graticule.settings import Settings
@@ -21,6 +21,8 @@ from graticule_workers.engine.session import load_session, run_session
 
 log = logging.getLogger(__name__)
 
+PIPELINES = (Task.SEMANTIC_SEGMENTATION,)
+"""Tasks that this worker knows what to do with."""
 POINTER_LIFETIME = 2.0
 """Seconds for which the version in production is remembered before the registry is asked again."""
 
@@ -101,6 +103,10 @@ class ModelPool:
         return manifest
 
     def _load(self, manifest: Manifest) -> LoadedModel:
+        if manifest.task not in PIPELINES:
+            raise InvalidManifest(
+                f"{manifest.reference} is a {manifest.task} model; this worker runs {', '.join(PIPELINES)}."
+            )
         started = time.monotonic()
         session = load_session(manifest, self._registry.load(manifest), self._settings)
         run = partial(run_session, session, manifest)
