@@ -135,7 +135,7 @@ def test_a_job_sent_again_after_a_failure_waits_for_the_new_answer(
 def test_without_a_worker_the_timeout_ends_the_run(brightness: Settings, start_worker: StartWorker, tmp_path: Path):
     pictures, out, console = tmp_path / "pictures", tmp_path / "out", quiet()
     make_pictures(pictures)
-    assert run(brightness, [pictures], model="brightness", out=out, timeout=1, console=console) == 1
+    assert run(brightness, [pictures], model="brightness", out=out, timeout=10, console=console) == 1
     assert {row["status"] for row in rows(out / "results.csv")} == {"waiting"}
     identity = Submitter(brightness, producer="run").identity_of_file(pictures / "a.png", "brightness@1.0.0", {})
     assert rows(out / "results.csv")[0]["job_id"] == identity
