@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import psutil
 import redis
@@ -184,8 +184,3 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _watches,
     _cluster,
 )
-
-
-def as_rows(findings: list[Finding]) -> list[tuple[Any, ...]]:
-    """Rows for a table: subject, verdict, what was found, what to do."""
-    return [(f.subject, f.verdict, f.found, f.advice) for f in findings]

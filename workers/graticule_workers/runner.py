@@ -15,7 +15,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import cache
 
 import onnxruntime
@@ -237,7 +236,7 @@ def _failure(job: Job, error: Exception, stage: str, tries: int) -> Failure:
         else f"Unexpected {type(error).__name__}: {error}. The worker's log has the details.",
         stage=stage,
         tries=tries,
-        completed_at=datetime.now(UTC),
+        completed_at=utc_now(),
     )
 
 
