@@ -61,10 +61,10 @@ class SizePolicy(Message):
     height: int | None = Field(default=None, gt=0, description="fixed, tiled: height in pixels.")
     width: int | None = Field(default=None, gt=0, description="fixed, tiled: width in pixels.")
     largest: int = Field(
-        default=2048 * 2048,
+        default=1536 * 1536,
         gt=0,
         description="multiple-of: most pixels in one run of the network, padding included. A larger picture is tiled;"
-        " fewer small pictures than the batch's maximum may run together.",
+        " of pictures that come near to it fewer run together than the batch's maximum.",
     )
     overlap: int = Field(
         default=128,

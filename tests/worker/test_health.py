@@ -102,6 +102,8 @@ def test_a_job_that_takes_longer_than_the_visibility_timeout_runs_once(settings,
             worker.start()
         result = Client(settings).submit(poison(), "slow").result(100)
         assert result.timings.infer > 7, "the model was meant to take longer than the visibility timeout"
+        broker = connect_redis(settings)
+        wait_until(lambda: not broker.exists(f"{settings.key_prefix}unacked"), 60, "nobody is at it any more")
         lines = [line for worker in workers for line in worker.output.splitlines() if result.job.job_id in line]
         assert len(lines) == 1, lines
     finally:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from functools import cache, partial
 
 import onnxruntime
@@ -47,6 +48,7 @@ from graticule.results import (
     mask_key,
 )
 from graticule.settings import Settings
+from graticule_workers.ended_records import EndedRecords
 from graticule_workers.engine.catalogue import Catalogue
 from graticule_workers.engine.pool import Engine
 from graticule_workers.engine.turnstile import Turnstile
@@ -86,6 +88,18 @@ class Stopwatch:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
 
 
+class Delivery(Enum):
+    """How a job came to this worker."""
+
+    FIRST = "first"
+    """Nobody had it before. Should it have ended all the same, as a submission of equal contents, it is carried out
+    once more and the first result stays: looking beforehand would cost each job a request."""
+    RUNG_AGAIN = "rung again"
+    """Its message was lost. It may have ended."""
+    REDELIVERED = "redelivered"
+    """A worker had it and did not answer for it. It may have ended, or the worker may have died of it."""
+
+
 class Runner:
     """Runs jobs for one worker process. Thread-safe."""
 
@@ -107,23 +121,27 @@ class Runner:
         self.suspects = suspects
         self.metrics = metrics
         self.dead_letters = DeadLetters(settings, records)
+        self._ended = EndedRecords(records)
         self._turnstile = Turnstile()
         self._lock = threading.Lock()
         self._watches: set[Stopwatch] = set()
 
-    def run(self, job: Job, *, again: bool = False) -> None:
-        """Bring a job to its end and remove its pending record. A job that has ended already is left as it is.
+    def run(self, job: Job, delivery: Delivery = Delivery.FIRST) -> None:
+        """Bring a job to its end and have its pending record removed. A job that has ended already is left as it is.
 
-        `again`: its message was delivered before, so that a worker may have died of it.
         Raises DeadlineReached when the job has to go back to the queue.
         """
-        deaths = self._deaths_of(job) if again else ()
+        deaths = self._deaths_of(job) if delivery is Delivery.REDELIVERED else ()
         if len(deaths) < MAX_DEATHS:
-            deaths = self._run(job, deaths)
+            deaths = self._run(job, deaths, look_first=delivery is not Delivery.FIRST)
         elif not self._finished_before(job):
             self._give_up(job, deaths, "route")
         if deaths:
             self._clear(job)
+
+    def close(self) -> None:
+        """Remove the pending records that are still to be removed."""
+        self._ended.close()
 
     def native_steps(self) -> list[tuple[str, str, float]]:
         """Steps under way that nothing can interrupt: (job, stage, since, by `time.monotonic`)."""
@@ -138,13 +156,13 @@ class Runner:
             self.dead_letters.keep(DeadLetter.of(failure, deaths))
         self.records.fail(failure)
         self._publish(failure)
-        self.records.remove_pending(job)
+        self._ended.add(job)
         self.metrics.job_ended(job, failure.status)
         log.warning("job %s %r failed in %s: %s", job.job_id, job.image.filename, stage, failure.message)
 
     # -- tries -------------------------------------------------------------------------------------------------
 
-    def _run(self, job: Job, deaths: tuple[Death, ...]) -> tuple[Death, ...]:
+    def _run(self, job: Job, deaths: tuple[Death, ...], *, look_first: bool) -> tuple[Death, ...]:
         """Try until the job has ended; the deaths that it has seen by then."""
         deadline = time.monotonic() + self.settings.task_deadline
         pauses, tries = _pauses(), 0
@@ -152,7 +170,7 @@ class Runner:
             watch = Stopwatch(job.job_id)
             tries += 1
             try:
-                self._try(job, watch, alone=bool(deaths))
+                self._try(job, watch, alone=bool(deaths), look_first=look_first or tries > 1)
                 return deaths
             except (StoreUnavailable, BrokerUnavailable) as error:
                 trouble = error
@@ -169,12 +187,13 @@ class Runner:
                 trouble = error
             _wait(next(pauses), deadline, trouble)
 
-    def _try(self, job: Job, watch: Stopwatch, *, alone: bool) -> None:
+    def _try(self, job: Job, watch: Stopwatch, *, alone: bool, look_first: bool) -> None:
         with self._turnstile.passing(alone=alone):
             with self._lock:
                 self._watches.add(watch)
             try:
-                self._run_once(job, watch, alone=alone)
+                if not (look_first and self._finished_before(job)):
+                    self._run_once(job, watch, alone=alone)
             finally:
                 with self._lock:
                     self._watches.discard(watch)
@@ -226,13 +245,13 @@ class Runner:
     # -- one try -------------------------------------------------------------------------------------------------
 
     def _run_once(self, job: Job, watch: Stopwatch, *, alone: bool) -> None:
-        if self._finished_before(job):
-            return
         result = self._process(job, watch, alone=alone)
         if self.records.commit(result):
             self._publish(result)
-        self.records.remove_pending(job)
-        self.metrics.job_ended(job, result.status, result.timings)
+            self.metrics.job_ended(job, result.status, result.timings)
+        else:
+            self.metrics.duplicate()
+        self._ended.add(job)
         log.info("%s", _line(result))
 
     def _finished_before(self, job: Job) -> bool:
@@ -245,7 +264,7 @@ class Runner:
         log.info("job %s was finished already", job.job_id)
         if outcome := self.records.outcome(job.job_id):
             self._publish(outcome)
-        self.records.remove_pending(job)
+        self._ended.add(job)
         self.metrics.duplicate()
         return True
 

@@ -16,12 +16,13 @@ import celery
 import cv2
 import onnxruntime
 from celery import Task, signals
+from celery.app.task import Context
 from celery.exceptions import Reject, SecurityWarning
 from celery.worker import WorkController
 from pydantic import ValidationError
 
 from graticule import __version__
-from graticule.broker import ANALYSE_TASK, Bell, connect_redis, make_celery
+from graticule.broker import ANALYSE_TASK, RUNG_AGAIN, Bell, connect_redis, make_celery
 from graticule.errors import GraticuleError, Trouble
 from graticule.events import Events
 from graticule.jobs import Job, Lane, queue_name
@@ -38,7 +39,7 @@ from graticule_workers.leases import Leases
 from graticule_workers.metrics import Metrics
 from graticule_workers.reconciler import Reconciler
 from graticule_workers.replacement import replace_process
-from graticule_workers.runner import DeadlineReached, Runner
+from graticule_workers.runner import DeadlineReached, Delivery, Runner
 from graticule_workers.suspects import ACCOUNTED, INNOCENT, Suspects
 from graticule_workers.watchdog import Step, Watchdog, engine_steps
 
@@ -51,6 +52,12 @@ def _quiet_celery() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Celery warns of running as root because of pickle, which is not accepted here.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+
+
+def _delivery(request: Context) -> Delivery:
+    if (request.delivery_info or {}).get("redelivered"):
+        return Delivery.REDELIVERED
+    return Delivery.RUNG_AGAIN if getattr(request, RUNG_AGAIN, False) else Delivery.FIRST
 
 
 class _Once:
@@ -95,6 +102,7 @@ class WorkerService:
         events = Events(settings, self.redis)
         self.runner = Runner(settings, self.records, self.catalogue, self.engine, events, self.suspects, self.metrics)
         self.app = make_celery(settings)
+        self.app.conf.worker_consumer = "graticule_workers.consumer:Consumer"
         self.name = f"{socket.gethostname()}-{os.getpid()}"
         self.leases = Leases(settings, self.redis)
         self.pulse = Pulse()
@@ -127,10 +135,15 @@ class WorkerService:
         signals.worker_shutting_down.connect(lambda **_: self._stopping.set(), weak=False)
         signals.heartbeat_sent.connect(lambda **_: self.pulse.loop_turned(), weak=False)
         worker.start()
+        if not self._stopping.is_set():
+            # Celery gives up on errors of its own, for example when Redis goes while a message is being answered.
+            time.sleep(HEARTBEAT)
+            replace_process("Celery's worker ended although nobody told it to.")
         self._stopping.set()
         heart.stop()
         watchdog.stop()
         self._quietly(lambda: WorkersIndex(self.settings, self.redis).leave(self.name))
+        self.runner.close()
         self.engine.close()
         return int(worker.exitcode or 0)
 
@@ -151,10 +164,9 @@ class WorkerService:
             log.error("a message is not a job and was kept as jobs/%s: %s", key, error)
             return
         request = task.request
-        again = bool((request.delivery_info or {}).get("redelivered"))
         with self.leases.held(request.properties["delivery_tag"], job.job_id):
             try:
-                self.runner.run(job, again=again)
+                self.runner.run(job, _delivery(request))
             except DeadlineReached as error:
                 log.warning("job %s goes back to its queue: %s", job.job_id, error)
                 self._quietly(lambda: self.suspects.judge(job.job_id, INNOCENT))

@@ -69,9 +69,12 @@ def analyse(output: Output, spec: Postprocessing) -> Analysis:
 def find_regions(mask: NDArray[Any], minimum_area: int, fill_holes: int) -> Regions:
     """The connected regions of `mask` of at least `minimum_area` pixels, holes below `fill_holes` px filled."""
     rows, columns = _surroundings(mask.view(np.uint8), fill_holes)
-    kept = _without_small(mask[rows, columns].view(np.uint8), minimum_area, connectivity=8)
+    kept = mask[rows, columns].astype(np.uint8)
+    _drop_small(kept, minimum_area, connectivity=8)
     if fill_holes > 1:
-        kept = 1 - _without_small(1 - kept, fill_holes, connectivity=4)
+        kept ^= 1
+        _drop_small(kept, fill_holes, connectivity=4)
+        kept ^= 1
     labels = np.zeros(mask.shape, np.int32)
     _, stats, centroids = components(kept, connectivity=8, labels=labels[rows, columns])
     if len(stats) - 1 > MAX_OBJECTS:
@@ -85,27 +88,28 @@ def find_regions(mask: NDArray[Any], minimum_area: int, fill_holes: int) -> Regi
     return Regions(labels, area, centroid, np.stack([left, top, left + width, top + height], axis=1))
 
 
-def _surroundings(mask: NDArray[Any], margin: int) -> tuple[slice, slice]:
+def _surroundings(mask: NDArray[Any], fill_holes: int) -> tuple[slice, slice]:
     """(rows, columns) around all ones of a mask; elsewhere is nothing to be found.
 
-    A part of the background that leaves them has `margin` pixels at least, so it is no hole of fewer.
+    Their margin is as wide as it must be for a part of the background that crosses it to have `fill_holes` pixels
+    there already: whatever is smaller lies within, to its last pixel.
     """
     left, top, width, height = cv2.boundingRect(mask)
-    margin = max(margin, 1)
+    margin = max(1, -(-fill_holes // max(1, min(width, height))))
     return (
         slice(max(0, top - margin), top + height + margin),
         slice(max(0, left - margin), left + width + margin),
     )
 
 
-def _without_small(mask: NDArray[Any], minimum: int, connectivity: int) -> NDArray[Any]:
-    """Regions of ones with fewer than `minimum` pixels become zero."""
+def _drop_small(mask: NDArray[Any], minimum: int, connectivity: int) -> None:
+    """Regions of ones with fewer than `minimum` pixels become zero, in place."""
     if minimum <= 1:
-        return mask
+        return
     labels, stats, _ = components(mask, connectivity)
     keep = (stats[:, cv2.CC_STAT_AREA] >= minimum).astype(np.uint8)
     keep[0] = 0
-    return look_up(keep, labels)
+    look_up(keep, labels, mask)
 
 
 def components(
@@ -122,12 +126,10 @@ def components(
     return np.asarray(labels), np.asarray(stats), np.asarray(centroids)
 
 
-def look_up(table: NDArray[Any], labels: Labels) -> NDArray[Any]:
-    """`table[labels]`; by rows, because numpy makes 64-bit numbers of the labels first."""
-    found = np.empty(labels.shape, table.dtype)
+def look_up(table: NDArray[Any], labels: Labels, found: NDArray[Any]) -> None:
+    """Write `table[labels]` to `found`; by rows, because numpy makes 64-bit numbers of the labels first."""
     for rows in row_chunks(0, *labels.shape):
         np.take(table, labels[rows], out=found[rows], mode="clip")
-    return found
 
 
 def sum_by_label(labels: Labels, count: int, output: Output, spec: Postprocessing) -> Sums:

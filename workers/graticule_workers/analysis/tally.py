@@ -66,7 +66,8 @@ class Tally:
             labels, stats, _ = components(1 - mask, connectivity=4)
             small = stats[:, cv2.CC_STAT_AREA] < self._spec.fill_holes
             small[0] = False
-            yield look_up(np.cumsum(small, dtype=np.int32) * small, labels), int(small.sum())
+            look_up(np.cumsum(small, dtype=np.int32) * small, labels, labels)
+            yield labels, int(small.sum())
 
 
 def _places(labels: Labels, count: int) -> NDArray[Any]:

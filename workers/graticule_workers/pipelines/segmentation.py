@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +16,10 @@ from graticule.errors import InvalidParameters
 from graticule.manifest import Manifest, Postprocessing
 from graticule.results import Measurements
 from graticule_workers.analysis.instances import Labels, analyse
+from graticule_workers.analysis.probabilities import Output
 from graticule_workers.analysis.tally import Tally
 from graticule_workers.pipelines.preprocess import Source, padded_size, prepare, scaled_size
-from graticule_workers.pipelines.tiling import Blender, Restorer, lay_out, tile_size
+from graticule_workers.pipelines.tiling import Blender, Grid, Restorer, Tile, lay_out, tile_size
 
 Infer = Callable[[NDArray[Any]], NDArray[Any]]
 """Runs the network and waits: batch x channels x height x width (float32) in, batch x classes x height x width out."""
@@ -78,22 +79,39 @@ def _segment_by_tiles(
     with timed("preprocess"):
         source = Source(pixels, manifest.preprocessing)
         grid = lay_out(source.content, manifest.preprocessing.size)
-    blender, restorer, tally = Blender(grid), Restorer(source.content, source.original), Tally(*source.original, spec)
+    mosaic = _Mosaic(source, grid, spec)
     at_a_time = manifest.batch_limit(*grid.size)
     for first in range(0, len(grid.tiles), at_a_time):
-        tiles = grid.tiles[first : first + at_a_time]
+        mosaic.add(grid.tiles[first : first + at_a_time], infer, timed)
+    with timed("analyse"):
+        analysis = mosaic.tally.finish()
+    return Segmentation(analysis.labels, analysis.measurements, source.flags)
+
+
+class _Mosaic:
+    """What becomes of the tiles: blended, brought back to the picture's size, counted."""
+
+    def __init__(self, source: Source, grid: Grid, spec: Postprocessing) -> None:
+        self._source = source
+        self._size = grid.size
+        self._blender = Blender(grid)
+        self._restorer = Restorer(source.content, source.original)
+        self.tally = Tally(*source.original, spec)
+
+    def add(self, tiles: Sequence[Tile], infer: Infer, timed: Timed) -> None:
+        """The next tiles in the order of the grid, in one run of the network."""
         with timed("preprocess"):
-            batch = np.stack([source.cut(tile.row.start, tile.column.start, grid.size) for tile in tiles])
+            batch = np.stack([self._source.cut(tile.row.start, tile.column.start, self._size) for tile in tiles])
         with timed("infer"):
             outputs = infer(batch)
         with timed("analyse"):
             for tile, output in zip(tiles, outputs, strict=True):
-                if band := blender.add(tile, output):
-                    for part in restorer.add(band):
-                        tally.add(part.top, part.output)
-    with timed("analyse"):
-        analysis = tally.finish()
-    return Segmentation(analysis.labels, analysis.measurements, source.flags)
+                self._blend(tile, output)
+
+    def _blend(self, tile: Tile, output: Output) -> None:
+        if band := self._blender.add(tile, output):
+            for part in self._restorer.add(band):
+                self.tally.add(part.top, part.output)
 
 
 def adjusted(spec: Postprocessing, parameters: dict[str, Any]) -> Postprocessing:

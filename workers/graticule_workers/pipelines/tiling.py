@@ -91,9 +91,12 @@ class Band:
 def tile_size(content: Size, size: SizePolicy) -> Size:
     """The network's input for a scaled picture: the whole padded picture, or a tile of it."""
     padded = padded_size(content, size)
-    if size.policy == "multiple-of" and padded[0] * padded[1] <= size.largest:
+    if size.policy != "multiple-of":
+        return size.tile
+    if padded[0] * padded[1] <= size.largest:
         return padded
-    return min(padded[0], size.tile[0]), min(padded[1], size.tile[1])
+    height, width = (_fitting(*sides, size.overlap, size.multiple) for sides in zip(padded, size.tile, strict=True))
+    return height, width
 
 
 def lay_out(content: Size, size: SizePolicy) -> Grid:
@@ -128,6 +131,15 @@ def lay_out_axis(content: int, padded: int, tile: int, overlap: int, multiple: i
     )
 
 
+def _fitting(padded: int, tile: int, overlap: int, multiple: int) -> int:
+    """The shortest tile, in pixels, of which no more are needed than of `tile`."""
+    if padded <= tile:
+        return padded
+    count = len(_starts(padded, tile, overlap, multiple))
+    shared = (count - 1) * -(-overlap // multiple)
+    return multiple * -(-(padded // multiple + shared) // count)
+
+
 def _starts(padded: int, tile: int, overlap: int, multiple: int) -> list[int]:
     places = (padded - tile) // multiple
     if not places:
@@ -155,7 +167,9 @@ class Blender:
     def add(self, tile: Tile, output: Output) -> Band | None:
         """Take a tile's output, classes x height x width. The end of a row of tiles gives the rows that are done."""
         row = self._open_row(tile.row, len(output)) if self._row is None else self._row
-        row[:, :, tile.column.first : tile.column.last] += tile.crop(output) * tile.weights
+        weights = tile.weights
+        for plane, more in zip(row, tile.crop(output), strict=True):  # one by one they fit into the cache
+            plane[:, tile.column.first : tile.column.last] += more * weights
         if tile.column is not self._last_column:
             self._row = row
             return None
