@@ -53,8 +53,8 @@ def images(value: float = 1.0, count: int = 1) -> np.ndarray:
 
 def test_plans_share_the_cores_and_a_setting_is_a_demand():
     assert candidates(1) == [Plan(1, 1)]
-    assert candidates(2) == [Plan(1, 2), Plan(2, 1)]
-    assert candidates(16) == [Plan(1, 16), Plan(16, 1), Plan(4, 4)]
+    assert candidates(2) == [Plan(2, 1), Plan(1, 2)]
+    assert candidates(16) == [Plan(16, 1), Plan(4, 4), Plan(1, 16)]
     assert candidates(16, streams=2) == [Plan(2, 8)]
     assert candidates(16, threads=4) == [Plan(4, 4)]
     assert candidates(2, streams=3, threads=1) == [Plan(3, 1)]

@@ -19,44 +19,55 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
-        named = {"registry": self.registry}
-        self._jobs = Counter("graticule_jobs", "Jobs that ended, by outcome.", ["model", "lane", "outcome"], **named)
+        self._jobs = Counter(
+            "graticule_jobs", "Jobs that ended, by outcome.", ["model", "lane", "outcome"], registry=self.registry
+        )
         self._duplicates = Counter(
-            "graticule_duplicate_deliveries", "Jobs that were delivered again after they had ended.", **named
+            "graticule_duplicate_deliveries",
+            "Jobs that were delivered again after they had ended.",
+            registry=self.registry,
         )
         self._queued = Histogram(
             "graticule_queued_seconds",
             "From submission to the start of work.",
             ["model", "lane"],
             buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200),
-            **named,
+            registry=self.registry,
         )
         self._stages = Histogram(
             "graticule_stage_seconds",
             "Time of each stage of a job.",
             ["model", "stage"],
             buckets=_STAGE_SECONDS,
-            **named,
+            registry=self.registry,
         )
         self._batches = Histogram(
-            "graticule_batch_size", "Pictures in one run of a model.", ["model"], buckets=_BATCH_SIZES, **named
+            "graticule_batch_size",
+            "Pictures in one run of a model.",
+            ["model"],
+            buckets=_BATCH_SIZES,
+            registry=self.registry,
         )
         self._runs = Histogram(
-            "graticule_run_seconds", "Time of one run of a model.", ["model"], buckets=_STAGE_SECONDS, **named
+            "graticule_run_seconds",
+            "Time of one run of a model.",
+            ["model"],
+            buckets=_STAGE_SECONDS,
+            registry=self.registry,
         )
         self._waiting = Gauge(
             "graticule_queue_depth",
             "Messages that wait in a queue.",
             ["queue"],
             multiprocess_mode="mostrecent",
-            **named,
+            registry=self.registry,
         )
         self._memory = Gauge(
             "graticule_model_memory_bytes",
             "Memory of a loaded model, estimated.",
             ["model", "provider"],
             multiprocess_mode="liveall",
-            **named,
+            registry=self.registry,
         )
         self._shown: set[tuple[str, str]] = set()
 

@@ -145,5 +145,6 @@ def _name(manifest: Manifest) -> dict[str, str]:
 def _as_raised(kind: str, message: str) -> GraticuleError:
     """The error that the engine process raised."""
     found = getattr(errors, kind, None)
-    known = isinstance(found, type) and issubclass(found, GraticuleError)
-    return found(message) if known else InferenceFailed(message)
+    if isinstance(found, type) and issubclass(found, GraticuleError):
+        return found(message)
+    return InferenceFailed(message)

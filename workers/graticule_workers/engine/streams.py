@@ -36,15 +36,19 @@ class Plan:
 
 
 def candidates(cores: int, streams: int = 0, threads: int = 0) -> list[Plan]:
-    """Plans worth measuring, the one that serves a lone picture best first; a number above 0 is a demand."""
+    """Plans worth measuring, the best choice where they are equally fast first; a number above 0 is a demand.
+
+    Under load many narrow streams suffer least from the work around them: no thread waits for another one. A lone
+    picture is served by a session of its own.
+    """
     if streams or threads:
         streams = streams or max(1, cores // threads)
         return [Plan(streams, threads or max(1, cores // streams))]
-    plans = [Plan(1, cores)]
-    if cores > 1:
-        plans.append(Plan(cores, 1))
+    plans = [Plan(cores, 1)]
     if cores >= 8:
         plans.append(Plan(cores // 4, 4))
+    if cores > 1:
+        plans.append(Plan(1, cores))
     return plans
 
 
