@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 ARGS ?=
 
-.PHONY: help demo test test-slow test-light test-recipes chaos lint bench bench-queue bench-peers clean
+.PHONY: help demo test test-slow test-light test-recipes test-bench chaos lint bench bench-queue bench-peers clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -19,13 +19,16 @@ test: .venv/.dev  ## The everyday tests, under five minutes
 	$(BIN)/pytest -m "not slow" --ignore tests/recipes --ignore tests/chaos $(ARGS)
 
 test-slow: .venv/.dev  ## Tests that kill, wait and fill disks
-	$(BIN)/pytest -m slow --ignore tests/recipes --ignore tests/chaos $(ARGS)
+	$(BIN)/pytest -m slow --ignore tests/recipes --ignore tests/chaos --ignore tests/benchmarks $(ARGS)
 
 test-light:  ## Install without extras into a fresh environment: the contract imports alone
 	sh tests/light_install.sh "$(PYTHON)"
 
 test-recipes: .venv/.train  ## Train, evaluate and export a tiny model with PyTorch
 	$(BIN)/pytest tests/recipes $(ARGS)
+
+test-bench: .venv/.dev  ## Every benchmark at its smallest
+	$(BIN)/pytest -m slow tests/benchmarks $(ARGS)
 
 chaos: .venv/.dev  ## 10,000 jobs while everything is killed, again and again (about a quarter of an hour)
 	$(BIN)/pytest tests/chaos -s --jobs 10000 --outage 30 $(ARGS)

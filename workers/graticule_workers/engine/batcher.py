@@ -110,7 +110,7 @@ class Batcher:
             thread.join()
 
     def _serve(self, index: int, run: Run) -> None:
-        _name_native_thread("engine")
+        name_native_thread("engine")
         while batch := self._next_batch(index):
             # Requests that come later find a busy device and go to their own stream.
             alone_here = len(self._running) == 1 and not self._waiting
@@ -193,7 +193,7 @@ def _as_inference_failure(error: Exception) -> GraticuleError:
     return error if isinstance(error, GraticuleError) else InferenceFailed(f"The model could not be run: {error}.")
 
 
-def _name_native_thread(name: str) -> None:
+def name_native_thread(name: str) -> None:
     """Show the thread under its name in `top -H` and profilers; Python itself does so from 3.14 on."""
     if sys.platform == "linux":
         set_name = 15  # PR_SET_NAME

@@ -7,21 +7,22 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from graticule.manifest import Manifest
 from graticule.settings import Settings
-from graticule_workers.engine.batcher import Batcher, Ran, Request
+from graticule_workers.engine.batcher import Batcher, Ran, Request, name_native_thread
 from graticule_workers.engine.session import CPU, Array, Session, chosen_provider, load_session, usable_cores
 from graticule_workers.engine.streams import Plan, candidates, example, fastest, warm_up_shapes
 from graticule_workers.engine.turnstile import Turnstile
 
 log = logging.getLogger(__name__)
 
-_BATCHES_PAY_BELOW = 0.1
-"""Seconds of a run from which on a CPU gains nothing by larger batches: its cores are busy within one picture."""
+_BATCHES_PAY_BELOW = 0.005
+"""Seconds of a run from which on larger batches, which cost memory, bring a CPU nothing: one picture keeps it busy."""
 
 
 class LoadedModel:
@@ -98,7 +99,7 @@ class _Sessions:
         made = self._made.setdefault(plan.threads, [])
         wanted = 1 if plan.threads == 1 else plan.streams
         while len(made) < wanted:
-            made.append(self._load(plan.threads))
+            made.append(self._load_named(plan.threads))
         return made[:1] * plan.streams if plan.threads == 1 else made[: plan.streams]
 
     def lone(self, plan: Plan) -> Session:
@@ -109,6 +110,11 @@ class _Sessions:
     def images(self, plan: Plan) -> Array:
         """A batch to measure a plan with."""
         return example(self.manifest, warm_up_shapes(self.manifest)[0], plan.batch)
+
+    def _load_named(self, threads: int) -> Session:
+        """The session's own threads take the name of the thread that makes it."""
+        with ThreadPoolExecutor(1, initializer=name_native_thread, initargs=("engine",)) as maker:
+            return maker.submit(self._load, threads).result()
 
     def _free_choice(self) -> bool:
         return self.on_cpu and not self.settings.inference_threads
