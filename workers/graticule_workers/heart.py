@@ -10,7 +10,7 @@ from collections.abc import Callable
 import redis
 
 from graticule.broker import translated_redis_errors
-from graticule.errors import BrokerUnavailable
+from graticule.errors import BrokerUnavailable, Trouble
 from graticule.settings import Settings
 from graticule.workers_index import WorkersIndex, WorkerStatus
 from graticule_workers.health import Pulse
@@ -67,6 +67,8 @@ class Heart:
                 self._beat()
             except BrokerUnavailable as error:
                 self._pulse.looked(reachable=False)
+                log.warning("%s", error)
+            except Trouble as error:  # the engine process starts again
                 log.warning("%s", error)
             except Exception:
                 log.exception("a heartbeat failed")
