@@ -94,6 +94,15 @@ def test_a_suspect_runs_by_itself(batcher, device):
     assert [shape[0] for shape in device.batches] == [1, 2, 1]
 
 
+def test_what_a_person_waits_for_goes_first(device):
+    batcher = Batcher("test", device.run, [device.run], maximum=1)
+    requests = [Request(images(0, side=2)), Request(images(0, side=4)), Request(images(0, side=8), urgent=True)]
+    for future in pile_up(batcher, device, requests):
+        future.result(10)
+    batcher.close()
+    assert [shape[-1] for shape in device.batches] == [2, 8, 4]
+
+
 def test_an_error_of_the_model_reaches_its_pictures_and_the_engine_goes_on(batcher, device):
     device.release.set()
     with pytest.raises(InferenceFailed, match="negative"):

@@ -36,7 +36,7 @@ from graticule.errors import (
     Trouble,
 )
 from graticule.events import Event, Events
-from graticule.jobs import Job, utc_now
+from graticule.jobs import Job, Lane, utc_now
 from graticule.records import Records
 from graticule.results import (
     Artifact,
@@ -280,7 +280,8 @@ class Runner:
             picture = formats.decode(
                 data, job.image.filename, frame=job.image.frame, max_pixels=self.settings.max_pixels
             )
-        infer = partial(self.engine.infer, manifest, job=job.job_id, alone=alone)
+        urgent = job.lane is Lane.INTERACTIVE
+        infer = partial(self.engine.infer, manifest, job=job.job_id, alone=alone, urgent=urgent)
         found = segment(picture.pixels, manifest, spec, infer, watch.time)
         with watch.time("store"):
             mask = self._store_mask(job, encode_mask(found.labels))

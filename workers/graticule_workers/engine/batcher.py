@@ -36,6 +36,8 @@ class Request:
     job: str = ""
     """For the log and the watchdog."""
     alone: bool = False
+    urgent: bool = False
+    """A person waits for it: it goes before the others."""
     started: Callable[[], None] = lambda: None
     """Called when the run begins."""
     answer: Future[Array] = field(default_factory=Future)
@@ -92,7 +94,10 @@ class Batcher:
         with self._wake:
             if self._closed:
                 raise InferenceFailed("The model was unloaded while the job waited for it.")
-            self._waiting.append(request)
+            if request.urgent:
+                self._waiting.appendleft(request)
+            else:
+                self._waiting.append(request)
             self._wake.notify()
         return request.answer.result()
 

@@ -44,8 +44,13 @@ class Engine(Protocol):
         """Have a model loaded and warm. Raises InvalidManifest, DeviceUnavailable, StoreUnavailable."""
         ...
 
-    def infer(self, manifest: Manifest, images: Array, *, job: str = "", alone: bool = False) -> Array:
-        """Run a model on a batch; blocks. Loads the model where it was unloaded meanwhile."""
+    def infer(
+        self, manifest: Manifest, images: Array, *, job: str = "", alone: bool = False, urgent: bool = False
+    ) -> Array:
+        """Run a model on a batch; blocks. Loads the model where it was unloaded meanwhile.
+
+        `job`: for the log; `alone`: with nothing else at work; `urgent`: before those that are not.
+        """
         ...
 
     def keep(self, references: Collection[str]) -> None:
@@ -91,10 +96,11 @@ class ModelPool:
         *,
         job: str = "",
         alone: bool = False,
+        urgent: bool = False,
         started: Callable[[], None] = lambda: None,
     ) -> Array:
         """See `Engine.infer`; `started` is called when the run begins."""
-        request = Request(images, job, alone, started)
+        request = Request(images, job, alone, urgent, started)
         while True:
             model = self._get(manifest)
             with model.used():

@@ -52,13 +52,15 @@ class RemoteEngine:
         self._states[key] = ModelState(**answer)
         return self._states[key]
 
-    def infer(self, manifest: Manifest, images: Array, *, job: str = "", alone: bool = False) -> Array:
+    def infer(
+        self, manifest: Manifest, images: Array, *, job: str = "", alone: bool = False, urgent: bool = False
+    ) -> Array:
         """See `Engine.infer`. The answer lies in shared memory: it is good until this thread's next call."""
         self._make_room(images.nbytes)
         segment = self._segment()
         np.copyto(segment.array(images.shape), images)
-        question = {"do": "infer", **_name(manifest), "shape": list(images.shape), "job": job, "alone": alone}
-        answer = self._ask(question)
+        how = {"job": job, "alone": alone, "urgent": urgent}
+        answer = self._ask({"do": "infer", **_name(manifest), "shape": list(images.shape), **how})
         if not answer["placed"]:
             self._make_room(bytes_of(answer["shape"]))
             self._ask({"do": "place"})

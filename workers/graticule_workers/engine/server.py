@@ -71,9 +71,8 @@ class EngineServer:
     def infer(self, images: Array, question: dict[str, Any], visitor: _Visitor) -> Array:
         """Run a model."""
         manifest = self._manifest(question["model"], question["sha256"])
-        return self._pool.infer(
-            manifest, images, job=question["job"], alone=question["alone"], started=visitor.tell_start
-        )
+        how = {name: question[name] for name in ("job", "alone", "urgent")}
+        return self._pool.infer(manifest, images, **how, started=visitor.tell_start)
 
     def keep(self, references: list[str]) -> None:
         """Unload the rest."""
