@@ -120,7 +120,7 @@ class Settings(BaseSettings):
         """What every Redis key begins with."""
         return f"{self.namespace}:" if self.namespace else ""
 
-    def bucket(self, purpose: Literal["images", "jobs", "results", "models"]) -> str:
+    def bucket(self, purpose: Literal["images", "jobs", "results", "models", "access"]) -> str:
         """Name of the bucket that serves `purpose`."""
         return f"{self.namespace}-{purpose}" if self.namespace else purpose
 
