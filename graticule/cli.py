@@ -32,6 +32,8 @@ app = typer.Typer(
 )
 simulate_app = typer.Typer(help="Simulated instruments, for demonstrations and tests.", no_args_is_help=True)
 app.add_typer(simulate_app, name="simulate")
+tokens_app = typer.Typer(help="Tokens: who may ask the gateway for what.", no_args_is_help=True)
+app.add_typer(tokens_app, name="tokens")
 
 errors = Console(stderr=True)
 
@@ -253,6 +255,60 @@ def simulate_tiles(
             out=out, count=count, rate=rate, seed=seed, size=size, truth=truth, defect_share=defect_share
         )
     )
+
+
+# -- the gateway ------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def gateway(
+    host: Annotated[str | None, setting_option("gateway_host", "--host")] = None,
+    port: Annotated[int | None, setting_option("gateway_port", "--port")] = None,
+    auth: Annotated[str | None, setting_option("gateway_auth", "--auth")] = None,
+    log_level: Annotated[str | None, setting_option("log_level")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Serve the web page and the HTTP interfaces, until told to stop."""
+    service = _part("graticule_producers.gateway.service", "The gateway", "gateway")
+    settings = load_settings(
+        gateway_host=host, gateway_port=port, gateway_auth=auth, log_level=log_level, data_dir=data_dir
+    )
+    configure_logging(settings.log_level)
+    raise typer.Exit(service.serve(settings))
+
+
+@tokens_app.command("create")
+def tokens_create(
+    name: Annotated[str, typer.Argument(help="Who or what it is for.")],
+    scopes: Annotated[
+        list[str] | None, typer.Option("--scope", help="submit, read or admin; repeatable. Default: submit and read.")
+    ] = None,
+    expires: Annotated[str, typer.Option(help="12h, 90d, 4w, or never.")] = "90d",
+    data_dir: DataDir = None,
+) -> None:
+    """Make a token for the gateway and print it. It cannot be shown again: only its hash is kept."""
+    from graticule import tokens_command
+
+    settings = load_settings(data_dir=data_dir)
+    raise typer.Exit(tokens_command.create(settings, name, scopes or ["submit", "read"], expires))
+
+
+@tokens_app.command("list")
+def tokens_list(data_dir: DataDir = None) -> None:
+    """List the tokens: id, name, scopes, when they were made and until when they are good."""
+    from graticule import tokens_command
+
+    raise typer.Exit(tokens_command.show(load_settings(data_dir=data_dir)))
+
+
+@tokens_app.command("revoke")
+def tokens_revoke(
+    identity: Annotated[str, typer.Argument(metavar="ID", help="Id of the token, as listed.")], data_dir: DataDir = None
+) -> None:
+    """Make a token worthless, at once for new connections, within ten seconds for the others."""
+    from graticule import tokens_command
+
+    raise typer.Exit(tokens_command.revoke(load_settings(data_dir=data_dir), identity))
 
 
 # -- workers -------------------------------------------------------------------------------------------------
