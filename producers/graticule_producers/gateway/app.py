@@ -13,12 +13,14 @@ from graticule.settings import Settings
 from graticule_producers.gateway import problems
 from graticule_producers.gateway.api import artifacts, events, jobs, models, streams, system
 from graticule_producers.gateway.core import Gateway, allowed_hosts, listed
+from graticule_producers.gateway.existing import analyze, deepaas, inference, oip, status_page
 from graticule_producers.gateway.guard import Guard
 from graticule_producers.gateway.problems import ProblemDocument
 
 DESCRIPTION = "Send pictures, get measurements. Errors are problem documents (RFC 9457)."
 
 NATIVE = (artifacts, jobs, streams, models, events, system)
+EXISTING = (analyze, inference, deepaas, status_page, oip)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -45,7 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.gateway = Gateway(settings)
     problems.install(app)
-    for part in NATIVE:
+    for part in (*NATIVE, *EXISTING):
         app.include_router(part.router)
     _protect(app, settings)
     return app
