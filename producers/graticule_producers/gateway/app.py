@@ -15,6 +15,7 @@ from graticule_producers.gateway.api import artifacts, events, jobs, models, str
 from graticule_producers.gateway.core import Gateway, allowed_hosts, listed
 from graticule_producers.gateway.existing import analyze, deepaas, inference, oip, status_page
 from graticule_producers.gateway.guard import Guard
+from graticule_producers.gateway.page import routes as page
 from graticule_producers.gateway.problems import ProblemDocument
 
 DESCRIPTION = "Send pictures, get measurements. Errors are problem documents (RFC 9457)."
@@ -49,6 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for part in (*NATIVE, *EXISTING):
         app.include_router(part.router)
+    page.install(app)
     _protect(app, settings)
     return app
 
