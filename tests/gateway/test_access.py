@@ -93,6 +93,7 @@ def test_pages_elsewhere_can_neither_read_nor_send(gateway):
     foreign = gateway.post("/api/v1/jobs?model=brightness", picture(), Origin="https://evil.example")
     assert (foreign.status, "access-control-allow-origin" in foreign.headers) == (403, False)
     assert gateway.post("/api/v1/jobs?model=brightness", picture(), Sec_Fetch_Site="cross-site").status == 403
+    assert gateway.post("/api/v1/jobs?model=brightness", picture(), Origin="null").status == 403
     assert gateway.get("/api/v1/jobs", Host="evil.example").status == 421
     assert gateway.post("/api/v1/jobs?model=brightness", picture(), Origin=gateway.url).status == 202
 

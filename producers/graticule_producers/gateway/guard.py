@@ -37,7 +37,7 @@ SECURITY_HEADERS = {
     "Content-Security-Policy": CONTENT_POLICY,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
@@ -98,9 +98,11 @@ class Guard:
 
     def _is_foreign(self, headers: Headers, host: str) -> bool:
         """Whether a browser says that another site's page sends this. Programs say nothing."""
-        origin = headers.get("origin")
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+        if site in ("same-origin", "none"):
+            return False
         if origin is None:
-            return headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+            return site is not None
         return origin not in self.origins and urlsplit(origin).netloc != host
 
     async def _fail(self, error: Exception, scope: Scope, answer: _Answer) -> None:

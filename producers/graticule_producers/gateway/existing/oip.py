@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any, NoReturn
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field
 
 from graticule import __version__
 from graticule.errors import GraticuleError, UnknownModel
-from graticule.jobs import MODEL_PATTERN
+from graticule.jobs import MODEL_PATTERN, VERSION_PATTERN
 from graticule.manifest import Manifest, Tensor
 from graticule_producers.gateway.api.jobs import Reading, Submitting
 from graticule_producers.gateway.core import Core, Gateway
@@ -19,19 +19,11 @@ from graticule_producers.gateway.problems import Problem, documented
 router = APIRouter(prefix="/oip/v2", tags=["open inference protocol"])
 
 
+Name = Annotated[str, Path(pattern=rf"^{MODEL_PATTERN}$", description="Name of a model.")]
+Version = Annotated[str, Path(pattern=rf"^{VERSION_PATTERN}$", description="Version of the model.")]
+
 _DATA_TYPES = {"float32": "FP32", "float16": "FP16", "uint8": "UINT8", "int64": "INT64"}
 _REFUSALS = documented(401, 403, 404, 422, 429, 503)
-
-
-def _reference(
-    request: Request, name: Annotated[str, Path(pattern=rf"^{MODEL_PATTERN}$", description="Name of a model.")]
-) -> str:
-    """`name`, or `name@version` where the path names one."""
-    version = request.path_params.get("version", "")
-    return f"{name}@{version}" if version else name
-
-
-Referenced = Annotated[str, Depends(_reference)]
 
 
 class ServerMetadata(BaseModel):
@@ -83,9 +75,42 @@ async def ready(core: Core) -> Response:
 
 
 @router.get("/models/{name}", responses=_REFUSALS)
+def model(core: Core, _: Reading, name: Name) -> ModelMetadata:
+    """Inputs and outputs of the version in production."""
+    return _metadata(core, name)
+
+
 @router.get("/models/{name}/versions/{version}", responses=_REFUSALS)
-def model(core: Core, _: Reading, reference: Referenced) -> ModelMetadata:
-    """Inputs and outputs of a model."""
+def model_version(core: Core, _: Reading, name: Name, version: Version) -> ModelMetadata:
+    """Inputs and outputs of a version."""
+    return _metadata(core, f"{name}@{version}")
+
+
+@router.get("/models/{name}/ready", response_class=Response, responses=_REFUSALS)
+def model_ready(core: Core, _: Reading, name: Name) -> Response:
+    """200: a worker has the version in production loaded."""
+    return _readiness(core, name)
+
+
+@router.get("/models/{name}/versions/{version}/ready", response_class=Response, responses=_REFUSALS)
+def model_version_ready(core: Core, _: Reading, name: Name, version: Version) -> Response:
+    """200: a worker has the version loaded."""
+    return _readiness(core, f"{name}@{version}")
+
+
+@router.post("/models/{name}/infer", response_model=None, responses={**_REFUSALS, **documented(501)})
+def infer(core: Core, _: Submitting, name: Name) -> NoReturn:
+    """Jobs carry pictures; there are no jobs for tensors yet."""
+    raise _no_tensors(_known(core, name))
+
+
+@router.post("/models/{name}/versions/{version}/infer", response_model=None, responses={**_REFUSALS, **documented(501)})
+def infer_version(core: Core, _: Submitting, name: Name, version: Version) -> NoReturn:
+    """Jobs carry pictures; there are no jobs for tensors yet."""
+    raise _no_tensors(_known(core, f"{name}@{version}"))
+
+
+def _metadata(core: Gateway, reference: str) -> ModelMetadata:
     manifest = _known(core, reference)
     return ModelMetadata(
         name=manifest.name,
@@ -96,21 +121,14 @@ def model(core: Core, _: Reading, reference: Referenced) -> ModelMetadata:
     )
 
 
-@router.get("/models/{name}/ready", response_class=Response, responses=_REFUSALS)
-@router.get("/models/{name}/versions/{version}/ready", response_class=Response, responses=_REFUSALS)
-def model_ready(core: Core, _: Reading, reference: Referenced) -> Response:
-    """200: a worker has the model loaded."""
+def _readiness(core: Gateway, reference: str) -> Response:
     wanted = _known(core, reference).reference
     loaded = any(wanted in worker.models for worker in core.workers.alive())
     return Response(status_code=200 if loaded else 503)
 
 
-@router.post("/models/{name}/infer", response_model=None, responses={**_REFUSALS, **documented(501)})
-@router.post("/models/{name}/versions/{version}/infer", response_model=None, responses={**_REFUSALS, **documented(501)})
-def infer(core: Core, _: Submitting, reference: Referenced) -> NoReturn:
-    """Jobs carry pictures; there are no jobs for tensors yet."""
-    manifest = _known(core, reference)
-    raise Problem(
+def _no_tensors(manifest: Manifest) -> Problem:
+    return Problem(
         501,
         f"{manifest.reference} takes pictures (POST /api/v1/jobs); tensors cannot be sent through the queue yet.",
         error="NotImplemented",

@@ -3,14 +3,16 @@
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000];
+
 function axis(label, space) {
   return { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") }, label, labelSize: label ? 20 : 0, size: space };
 }
 
 export class Plot {
-  // `kind`: "time" (x: seconds since the epoch) or "bars" (x: middle of each bin).
-  constructor(place, kind, label, unit = "") {
-    Object.assign(this, { place, kind, label, unit, data: [[], []], made: null });
+  // `kind`: "time" (x: seconds since the epoch) or "bars" (x: middle of each bin). `whole`: y counts things.
+  constructor(place, kind, label, { unit = "", whole = false } = {}) {
+    Object.assign(this, { place, kind, label, unit, whole, data: [[], []], made: null });
     new ResizeObserver(() => this.made?.setSize(this.size())).observe(place);
     dark.addEventListener("change", () => this.draw());
   }
@@ -38,8 +40,8 @@ export class Plot {
     };
     const options = {
       ...this.size(),
-      scales: { x: { time: !bars }, y: { range: (_, low, high) => [Math.min(0, low), high > 0 ? high * 1.05 : 1] } },
-      axes: [axis(bars ? this.unit : "", bars ? 50 : 30), axis("", 52)],
+      scales: { x: bars ? { time: false, range: (_, low, high) => [0, high + low] } : {}, y: { range: (_, low, high) => [Math.min(0, low), high > 0 ? high * 1.05 : 1] } },
+      axes: [axis(bars ? this.unit : "", bars ? 50 : 30), { ...axis("", 52), incrs: this.whole ? WHOLE : undefined }],
       series: [{ label: bars ? this.unit : "Time" }, series],
       legend: { live: !bars, show: !bars },
     };

@@ -11,7 +11,7 @@ const state = get("state");
 const strip = get("strip");
 const plots = {
   fraction: new Plot(get("plot-fraction"), "time", "Defect fraction, %"),
-  count: new Plot(get("plot-count"), "time", "Objects"),
+  count: new Plot(get("plot-count"), "time", "Objects", { whole: true }),
   radius: new Plot(get("plot-radius"), "time", "Mean radius, px"),
 };
 let points = [];

@@ -4,12 +4,13 @@ import { ask, element, percent, rounded } from "/static/common.js";
 import { Plot, binned } from "/static/plots.js";
 
 const SVG = "http://www.w3.org/2000/svg";
+const TEXTS = new Set([1, 5]);
 const get = (id) => document.getElementById(id);
 
 export class Viewer {
   constructor() {
     this.colours = new Map();
-    this.histogram = new Plot(get("histogram"), "bars", "Objects", "Radius, px");
+    this.histogram = new Plot(get("histogram"), "bars", "Objects", { unit: "Radius, px", whole: true });
     get("opacity").addEventListener("input", () => this.setOpacity());
     get("stage").addEventListener("pointermove", (event) => this.point(event));
     get("stage").addEventListener("pointerleave", () => this.choose(null));
@@ -23,6 +24,7 @@ export class Viewer {
     const { "image.png": picture, "layer.png": layer } = job.links;
     get("picture").src = picture;
     get("picture").alt = `The picture ${job.filename}`;
+    get("stage").style.setProperty("--ratio", job.result.image.width / job.result.image.height);
     get("layer").src = layer;
     get("title").textContent = job.filename;
     this.fillFacts(job.result);
@@ -57,7 +59,7 @@ export class Viewer {
   fillTable() {
     const rows = this.objects.map((one) => {
       const cells = [one.id, one.class_name, one.area, rounded(one.equivalent_radius), one.centroid.map((value) => rounded(value)).join(", "), one.touches_edge ? "yes" : "no", rounded(one.confidence, 2)];
-      const row = element("tr", { tabindex: "0", "data-id": one.id }, ...cells.map((cell, place) => element("td", place === 1 || place === 5 ? {} : { class: "number" }, String(cell))));
+      const row = element("tr", { tabindex: "0", "data-id": one.id }, ...cells.map((cell, place) => element("td", TEXTS.has(place) ? {} : { class: "number" }, String(cell))));
       for (const kind of ["focus", "pointerenter"]) row.addEventListener(kind, () => this.choose(one));
       return row;
     });
