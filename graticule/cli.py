@@ -76,10 +76,11 @@ def up(
     data_dir: DataDir = None,
     worker: Annotated[bool, typer.Option(help="Start a worker.")] = True,
     flower: Annotated[bool, typer.Option(help="Start Flower, the page that shows the queues.")] = True,
+    gateway: Annotated[bool, typer.Option(help="Start the gateway: the web page and the HTTP interfaces.")] = True,
 ) -> None:
     """Start a whole cluster on this machine and keep it running. Ctrl-C stops it; the data stay."""
     commands = _part("graticule.local.commands", "The embedded cluster", "local")
-    raise typer.Exit(commands.up(load_settings(data_dir=data_dir), worker=worker, flower=flower))
+    raise typer.Exit(commands.up(load_settings(data_dir=data_dir), worker=worker, flower=flower, gateway=gateway))
 
 
 @app.command()

@@ -47,9 +47,10 @@ def create_app(settings: Settings) -> FastAPI:
         responses={500: {"model": ProblemDocument, "description": "Something went wrong in the gateway."}},
     )
     app.state.gateway = Gateway(settings)
-    problems.install(app)
-    for part in (*NATIVE, *EXISTING):
-        app.include_router(part.router)
+    interfaces = [part.router for part in (*NATIVE, *EXISTING)]
+    problems.install(app, [route for router in interfaces for route in router.routes])
+    for router in interfaces:
+        app.include_router(router)
     page.install(app)
     _protect(app, settings)
     return app

@@ -6,6 +6,7 @@ What went wrong inside is never told to a client; it stands in the log under the
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -14,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Route
 
 from graticule.errors import (
     BadInput,
@@ -86,11 +88,14 @@ def problem_of(error: GraticuleError) -> Problem:
     return Problem(500, "Something went wrong in the gateway.", error=error.kind)
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error with a problem document."""
+def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Answer every error with a problem document. `routes`: those of the application's interfaces."""
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            # The router names the methods of the first route of that path only.
+            error.headers = {"Allow": ", ".join(sorted(_methods(routes, request.url.path)))}
         return _answer(request, error, cause=error.__cause__)
 
     @app.exception_handler(RequestValidationError)
@@ -121,6 +126,12 @@ def refusal(request_id: str, problem: Problem) -> JSONResponse:
 def mistakes_of(error: ValidationError) -> str:
     """What is wrong with values that a client sent."""
     return _mistakes([dict(mistake) for mistake in error.errors(include_url=False, include_context=False)])
+
+
+def _methods(routes: Sequence[BaseRoute], path: str) -> set[str]:
+    """Methods that a path takes."""
+    fitting = (route for route in routes if isinstance(route, Route) and route.path_regex.match(path))
+    return {method for route in fitting for method in route.methods or ()}
 
 
 def _answer(request: Request, problem: HTTPException, cause: BaseException | None = None) -> Response:

@@ -27,7 +27,8 @@ _MEDIA_TYPES = {
 
 def _answers(media_type: str) -> dict[int | str, dict[str, Any]]:
     """The documented answers of a route that gives bytes."""
-    content: dict[str, Any] = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+    schema = {"type": "object"} if "json" in media_type else {"type": "string", "format": "binary"}
+    content: dict[str, Any] = {media_type: {"schema": schema}}
     return {
         200: {"description": "All of it.", "content": content},
         206: {"description": "The range that was asked for.", "content": content},

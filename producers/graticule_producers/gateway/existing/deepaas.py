@@ -121,7 +121,8 @@ async def predict(
     await asyncio.to_thread(_known, core, name)
     await core.queues.admit(name, Lane.INTERACTIVE)
     with await read_upload(request, core.settings, frozenset({"input_file"})) as upload:
-        chosen = threshold if threshold is not None else _number(upload.fields.get("threshold", ""))
+        in_form = _number(upload.fields.get("threshold", ""))
+        chosen = in_form if threshold is None else threshold
         parameters = {} if chosen is None else {"threshold": chosen}
         result = await measured(core, the_picture(upload, "input_file"), name, parameters)
     if _PNG in accept and "application/json" not in accept:
