@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 ARGS ?=
 
-.PHONY: help demo test test-slow test-light test-recipes lint bench clean
+.PHONY: help demo test test-slow test-light test-recipes test-bench chaos lint bench bench-queue bench-peers clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,10 +16,10 @@ demo: .venv/.runtime  ## Simulated pictures become measurements on this machine 
 	$(BIN)/graticule demo $(ARGS)
 
 test: .venv/.dev  ## The everyday tests, under five minutes
-	$(BIN)/pytest -m "not slow" --ignore tests/recipes $(ARGS)
+	$(BIN)/pytest -m "not slow" --ignore tests/recipes --ignore tests/chaos $(ARGS)
 
 test-slow: .venv/.dev  ## Tests that kill, wait and fill disks
-	$(BIN)/pytest -m slow --ignore tests/recipes $(ARGS)
+	$(BIN)/pytest -m slow --ignore tests/recipes --ignore tests/chaos --ignore tests/benchmarks $(ARGS)
 
 test-light:  ## Install without extras into a fresh environment: the contract imports alone
 	sh tests/light_install.sh "$(PYTHON)"
@@ -27,14 +27,26 @@ test-light:  ## Install without extras into a fresh environment: the contract im
 test-recipes: .venv/.train  ## Train, evaluate and export a tiny model with PyTorch
 	$(BIN)/pytest tests/recipes $(ARGS)
 
+test-bench: .venv/.dev  ## Every benchmark at its smallest
+	$(BIN)/pytest -m slow tests/benchmarks $(ARGS)
+
+chaos: .venv/.dev  ## 10,000 jobs while everything is killed, again and again (about a quarter of an hour)
+	$(BIN)/pytest tests/chaos -s --jobs 10000 --outage 30 $(ARGS)
+
 lint: .venv/.dev  ## Style, types, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: .venv/.dev  ## Measure (results are printed; nothing else should run)
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: .venv/.dev  ## Measure, within a quarter of an hour; nothing else should run (docs/benchmarks.md)
+	$(BIN)/python -m benchmarks all $(ARGS)
+
+bench-queue: .venv/.dev  ## Measure queues of up to 100,000 tasks
+	$(BIN)/python -m benchmarks queue --most 100000 --out benchmarks-queue.json $(ARGS)
+
+bench-peers: .venv/.bench  ## Measure beside FastAPI, LitServe and a home-grown queue
+	$(BIN)/python -m benchmarks peers --out benchmarks-peers.json $(ARGS)
 
 clean:  ## Remove everything that make made
 	rm -rf .venv build dist out graticule-demo .pytest_cache .ruff_cache .hypothesis *.egg-info
@@ -50,6 +62,10 @@ clean:  ## Remove everything that make made
 
 .venv/.dev: .venv/.runtime
 	$(PIP) -e ".[all,dev]"
+	@touch $@
+
+.venv/.bench: .venv/.dev
+	$(PIP) -e ".[all,dev,bench]"
 	@touch $@
 
 .venv/.train: .venv/.dev

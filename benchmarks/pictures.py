@@ -8,13 +8,15 @@ from PIL import Image
 
 from graticule_producers.simulate import draw_tile
 
-
-def tiles(count: int, first: int = 0, size: tuple[int, int] = (256, 256)) -> list[bytes]:
-    """PNG files of simulated tiles of one size, height x width."""
-    return [_png(first + index, size) for index in range(count)]
+_SERIES = 7
 
 
-def _png(index: int, size: tuple[int, int]) -> bytes:
+def tiles(count: int, *, side: int = 256, first: int = 0) -> list[bytes]:
+    """PNG files of simulated tiles of `side` x `side` pixels: the numbers `first` and following of one series."""
+    return [_png(first + index, side) for index in range(count)]
+
+
+def _png(index: int, side: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(draw_tile(7, index, size).pixels).save(buffer, "PNG")
+    Image.fromarray(draw_tile(_SERIES, index, (side, side)).pixels).save(buffer, "PNG")
     return buffer.getvalue()

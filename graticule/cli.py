@@ -17,6 +17,7 @@ from rich.table import Table
 
 from graticule import __version__
 from graticule.errors import BadInput, GraticuleError, MissingPart, SettingsError
+from graticule.jobs import Lane
 from graticule.settings import Settings, describe_settings, env_name, load_settings
 
 EXIT_FAILED = 1
@@ -34,6 +35,16 @@ simulate_app = typer.Typer(help="Simulated instruments, for demonstrations and t
 app.add_typer(simulate_app, name="simulate")
 tokens_app = typer.Typer(help="Tokens: who may ask the gateway for what.", no_args_is_help=True)
 app.add_typer(tokens_app, name="tokens")
+dead_letters_app = typer.Typer(
+    help="Jobs that were given up although their picture may be good: look at them, send them again, drop them.",
+    no_args_is_help=True,
+)
+app.add_typer(dead_letters_app, name="dead-letters")
+models_app = typer.Typer(
+    help="The models that workers serve: publish versions, choose the one in production, go back.",
+    no_args_is_help=True,
+)
+app.add_typer(models_app, name="models")
 
 errors = Console(stderr=True)
 
@@ -312,6 +323,105 @@ def tokens_revoke(
     raise typer.Exit(tokens_command.revoke(load_settings(data_dir=data_dir), identity))
 
 
+# -- models --------------------------------------------------------------------------------------------------
+
+ModelArgument = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="Without a version: that in production.")]
+VersionArgument = Annotated[str, typer.Argument(metavar="NAME@VERSION", help="A published version.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+@models_app.command("push")
+def models_push(
+    folder: Annotated[Path, typer.Argument(help="Model folder: manifest.yaml and the ONNX file that it names.")],
+    promote: Annotated[bool, typer.Option(help="Put this version into production at once.")] = True,
+) -> None:
+    """Publish a model folder as a new version, after checking that workers can run it.
+
+    A published version never changes: give a changed model a new version in its manifest.
+
+    Example: `graticule models push models/tile-defects --no-promote`
+    """
+    checking = _part("graticule_exporters.checking", "Checking a model", "export")
+    from graticule import models_command
+
+    raise typer.Exit(models_command.push(load_settings(), folder, promote=promote, check=checking.check_model))
+
+
+@models_app.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """List the models: version in production, number of versions, task, size of the file.
+
+    Example: `graticule models list --json`
+    """
+    from graticule import models_command
+
+    raise typer.Exit(models_command.list_models(load_settings(), as_json=as_json))
+
+
+@models_app.command("show")
+def models_show(model: ModelArgument, as_json: AsJson = False) -> None:
+    """Show what a model takes and gives, where it comes from, how good it is, and which versions there are.
+
+    Example: `graticule models show tile-defects`
+    """
+    from graticule import models_command
+
+    raise typer.Exit(models_command.show(load_settings(), model, as_json=as_json))
+
+
+@models_app.command("promote")
+def models_promote(model: VersionArgument) -> None:
+    """Put a published version into production. Workers load it beside the old one and change over within seconds.
+
+    Jobs that name a version keep getting that version.
+
+    Example: `graticule models promote tile-defects@1.1.0`
+    """
+    from graticule import models_command
+
+    raise typer.Exit(models_command.promote(load_settings(), model))
+
+
+@models_app.command("rollback")
+def models_rollback(name: Annotated[str, typer.Argument(help="Name of the model.")]) -> None:
+    """Put the version into production that was there before the current one. Again: the one before that.
+
+    Example: `graticule models rollback tile-defects`
+    """
+    from graticule import models_command
+
+    raise typer.Exit(models_command.rollback(load_settings(), name))
+
+
+@models_app.command("pull")
+def models_pull(
+    model: ModelArgument,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write. Default: the model's name.")] = None,
+) -> None:
+    """Write a published model as a model folder, checked against its SHA-256. Overwrites nothing.
+
+    Example: `graticule models pull tile-defects@1.0.0 --out tile-defects-1.0.0`
+    """
+    from graticule import models_command
+
+    raise typer.Exit(models_command.pull(load_settings(), model, out))
+
+
+@models_app.command("remove")
+def models_remove(
+    model: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="A version; with --all, a name alone.")],
+    whole: Annotated[bool, typer.Option("--all", help="Remove the model with all its versions.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove a version for ever, or a whole model. The version in production is not removed alone.
+
+    Examples: `graticule models remove tile-defects@0.9.0`, `graticule models remove tile-defects --all --yes`
+    """
+    from graticule import models_command
+
+    raise typer.Exit(models_command.remove(load_settings(), model, whole=whole, yes=yes))
+
+
 # -- workers -------------------------------------------------------------------------------------------------
 
 
@@ -320,16 +430,77 @@ def worker(
     models: Annotated[
         list[str] | None, typer.Option("--model", "-m", help="Serve only this model. Default: every published one.")
     ] = None,
+    lanes: Annotated[
+        list[str] | None, typer.Option("--lane", help="Take jobs only from this lane: interactive or bulk.")
+    ] = None,
+    processes: Annotated[int | None, setting_option("worker_processes", "--processes")] = None,
     threads: Annotated[int | None, setting_option("worker_threads", "--threads")] = None,
     provider: Annotated[str | None, setting_option("provider")] = None,
+    metrics_port: Annotated[int | None, setting_option("metrics_port")] = None,
     log_level: Annotated[str | None, setting_option("log_level")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only tell whether the workers of this host consume; for health checks.")
+    ] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Take jobs from the queues and run the models, until told to stop."""
-    service = _part("graticule_workers.service", "The worker", "worker")
-    settings = load_settings(worker_threads=threads, provider=provider, log_level=log_level, data_dir=data_dir)
+    """Take jobs from the queues and run the models, until told to stop.
+
+    `--check` exits with 0 when every worker process of this host is at work, else with 1 and the reason.
+    """
+    commands = _part("graticule_workers.commands", "The worker", "worker")
+    settings = load_settings(
+        worker_processes=processes,
+        worker_threads=threads,
+        provider=provider,
+        metrics_port=metrics_port,
+        log_level=log_level,
+        data_dir=data_dir,
+    )
+    if check:
+        raise typer.Exit(commands.run_check(settings))
     configure_logging(settings.log_level)
-    raise typer.Exit(service.WorkerService(settings, models or ()).serve())
+    raise typer.Exit(commands.run_worker(settings, models or [], [_lane(lane) for lane in lanes or []]))
+
+
+# -- dead letters --------------------------------------------------------------------------------------------
+
+JobIds = Annotated[list[str] | None, typer.Argument(metavar="[JOB]...", help="Ids of jobs, as `list` shows them.")]
+AllLetters = Annotated[bool, typer.Option("--all", help="Every dead letter.")]
+
+
+@dead_letters_app.command("list")
+def dead_letters_list(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False) -> None:
+    """List the jobs that were given up, with the reason."""
+    from graticule import dead_letters_command
+
+    raise typer.Exit(dead_letters_command.list_letters(load_settings(), as_json=as_json))
+
+
+@dead_letters_app.command("show")
+def dead_letters_show(
+    job: Annotated[str, typer.Argument(help="Id of the job.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show one of them: where it came from, and every process that died of it."""
+    from graticule import dead_letters_command
+
+    raise typer.Exit(dead_letters_command.show_letter(load_settings(), job, as_json=as_json))
+
+
+@dead_letters_app.command("retry")
+def dead_letters_retry(jobs: JobIds = None, everyone: AllLetters = False) -> None:
+    """Send jobs again, for example after a model or a worker was mended."""
+    from graticule import dead_letters_command
+
+    raise typer.Exit(dead_letters_command.retry_letters(load_settings(), jobs or [], everyone=everyone))
+
+
+@dead_letters_app.command("drop")
+def dead_letters_drop(jobs: JobIds = None, everyone: AllLetters = False) -> None:
+    """Forget them. The jobs stay failed; their pictures stay in the store."""
+    from graticule import dead_letters_command
+
+    raise typer.Exit(dead_letters_command.drop_letters(load_settings(), jobs or [], everyone=everyone))
 
 
 @app.command("settings")
@@ -362,6 +533,13 @@ def parse_parameters(pairs: list[str] | None) -> dict[str, Any]:
         except ValueError:
             parameters[name.strip()] = value
     return parameters
+
+
+def _lane(name: str) -> Lane:
+    try:
+        return Lane(name)
+    except ValueError:
+        raise typer.BadParameter(f"expected {' or '.join(Lane)}, found {name!r}") from None
 
 
 def configure_logging(level: str) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from graticule import formats
+from graticule.broker import connect_redis
 from graticule.endings import EndedJobs
 from graticule.errors import JobFailed, ResultTimeout
 from graticule.formats.reader import Pixels
@@ -28,6 +29,9 @@ from graticule.results import Failure, Result
 from graticule.settings import Settings, load_settings
 from graticule.store import Store
 from graticule.submit import Submitter
+
+_MODEL_KNOWN_FOR = 5.0
+"""Seconds for which a model that was found counts as known: asking costs two requests."""
 
 
 class Client:
@@ -40,6 +44,8 @@ class Client:
         self.records = Records(self.store)
         self.registry = Registry(self.store)
         self._submitter = Submitter(self.settings, producer=producer, store=self.store)
+        self._redis = connect_redis(self.settings)
+        self._known_until: dict[str, float] = {}
 
     def submit(
         self,
@@ -55,7 +61,7 @@ class Client:
 
         Raises UnknownModel (with the names that are known), SourceUnreadable, ImageTooLarge, StoreUnavailable.
         """
-        self.registry.resolve(model)
+        self._check_model(model)
         if isinstance(picture, (str, Path)):
             job = self._submitter.submit_file(Path(picture), model, parameters=parameters, stream=stream, lane=lane)
         else:
@@ -64,6 +70,12 @@ class Client:
                 data, filename or default, model, parameters=parameters, stream=stream, lane=lane
             )
         return JobHandle(self, job)
+
+    def _check_model(self, model: str) -> None:
+        """Raise UnknownModel; a model that was known a moment ago still is."""
+        if time.monotonic() >= self._known_until.get(model, 0.0):
+            self.registry.resolve(model)
+            self._known_until[model] = time.monotonic() + _MODEL_KNOWN_FOR
 
     def outcome(self, job_id: str) -> Result | Failure | None:
         """What a job ended in; None while it is under way."""
@@ -74,7 +86,7 @@ class Client:
     ) -> Iterator[tuple[JobHandle, Result | Failure]]:
         """Each job with what it ended in, as they end. Raises ResultTimeout after `timeout` seconds."""
         waiting = {handle.job.job_id: handle for handle in handles}
-        ended = EndedJobs(self.settings)
+        ended = EndedJobs(self.settings, self._redis)
         deadline = None if timeout is None else time.monotonic() + timeout
         candidates = list(waiting)
         while waiting:

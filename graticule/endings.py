@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
+import redis
+
 from graticule.errors import BrokerUnavailable
 from graticule.events import Events
 from graticule.settings import Settings
@@ -22,9 +24,9 @@ T = TypeVar("T")
 class EndedJobs:
     """Names jobs that are worth looking up. Only the store tells whether they have ended."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Begins to listen: jobs that end from now on are told."""
-        self._events = Events(settings)
+    def __init__(self, settings: Settings, client: redis.Redis | None = None) -> None:
+        """Begins to listen: jobs that end from now on are told. `client`: connections to Redis to use."""
+        self._events = Events(settings, client)
         self._position: str | None = None
         self._ask(self._begin)
         self._rechecked = time.monotonic()

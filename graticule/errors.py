@@ -7,6 +7,7 @@
     │   ├── UnreadableImage       the bytes are not an image of a known format
     │   ├── ImageTooLarge         more bytes or pixels than the limits allow
     │   ├── UnknownModel          no such model, or no such version of it
+    │   ├── UnknownDeadLetter     no such dead letter
     │   ├── UnfitImage            a good image that this model cannot take
     │   ├── InvalidParameters     parameters that the model's post-processing does not have
     │   └── InvalidManifest       a model folder that does not keep its promises
@@ -14,7 +15,10 @@
     │   ├── StoreUnavailable
     │   ├── BrokerUnavailable
     │   ├── Corrupted             bytes differ from their SHA-256
-    │   └── InferenceFailed       the model could not be run (memory, device)
+    │   ├── InferenceFailed       the model could not be run
+    │   │   └── OutOfMemory       not enough memory for one run of the model
+    │   └── EngineLost            the process that runs the models died, perhaps of this very job
+    ├── PoisonJob                 a job that killed its worker again and again: it goes to the dead letters
     ├── DeviceUnavailable         the execution provider that was asked for does not work: the worker refuses to start
     ├── SourceUnreadable          a file on this machine cannot be read (gone, no permission)
     ├── NotFound                  no such object
@@ -66,6 +70,10 @@ class UnknownModel(BadInput):
     """There is no such model."""
 
 
+class UnknownDeadLetter(BadInput):
+    """There is no such dead letter."""
+
+
 class UnfitImage(BadInput):
     """The model cannot take this image."""
 
@@ -96,6 +104,23 @@ class Corrupted(Trouble):
 
 class InferenceFailed(Trouble):
     """The model could not be run."""
+
+
+class OutOfMemory(InferenceFailed):
+    """There is not enough memory for one run of the model."""
+
+
+class EngineLost(Trouble):
+    """The process that runs the models died."""
+
+    def __init__(self, summary: str = "", *, started: bool = False) -> None:
+        """`started`: whether it had begun to run this very job."""
+        self.started = started
+        super().__init__(summary)
+
+
+class PoisonJob(GraticuleError):
+    """The job killed its worker again and again."""
 
 
 class DeviceUnavailable(GraticuleError):

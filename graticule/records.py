@@ -6,6 +6,7 @@ Storage is the truth: a job exists as long as its pending record does, and is do
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 from graticule.errors import NotFound
 from graticule.jobs import PENDING_PREFIX, Job, PendingKey
@@ -29,6 +30,10 @@ class Records:
     def remove_pending(self, job: Job) -> None:
         """Note that this submission of `job` needs no worker any more."""
         self.store.remove("jobs", job.pending_key)
+
+    def remove_all_pending(self, jobs: Sequence[Job]) -> None:
+        """Note that these submissions need no worker any more."""
+        self.store.remove_many("jobs", [job.pending_key for job in jobs])
 
     def oldest_pending(self, limit: int = 1000) -> list[PendingKey]:
         """The oldest pending records, oldest first."""

@@ -10,12 +10,16 @@ from graticule.jobs import Job, Message, Sha256
 
 RESULT_FILE = "result.json"
 FAILURE_FILE = "failure.json"
-MASK_FILE = "mask.png"
 
 
 def result_prefix(job_id: str) -> str:
     """Key prefix of everything that a job leaves in the results bucket."""
     return f"{job_id}/"
+
+
+def mask_key(job_id: str, sha256: str) -> str:
+    """Key of a mask, by its bytes: two runs of a job with different models cannot overwrite each other's mask."""
+    return f"{result_prefix(job_id)}mask-{sha256[:16]}.png"
 
 
 class ModelRef(Message):

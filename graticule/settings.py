@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from graticule.errors import SettingsError
@@ -67,26 +67,60 @@ class Settings(BaseSettings):
         gt=0,
         description="Largest accepted image, in pixels (checked before anything is decoded).",
     )
-    task_deadline: Seconds = Field(default=50, description="Seconds that one job may take in a worker.")
-    visibility_timeout: Seconds = Field(
-        default=60,
-        description="Seconds after which a job that a worker took and did not finish is given to another one."
-        " Must be longer than task_deadline, or a slow job would run several times.",
+    task_deadline: Seconds = Field(
+        default=50,
+        description="Seconds for which a worker keeps trying a job while the store or Redis is away, before the job"
+        " goes back to its queue.",
+    )
+    step_deadline: Seconds = Field(
+        default=120,
+        description="Longest time that one step in native code may take (decoding, one run of a model, the analysis)."
+        " A worker that is stuck for longer replaces itself, and its jobs return to their queue.",
+    )
+    visibility_timeout: float = Field(
+        default=20,
+        ge=6,
+        description="Seconds after which the jobs of a worker that gives no sign of life any more are given to others."
+        " A live worker says every two seconds that it still holds its jobs.",
     )
     reconcile_interval: Seconds = Field(
         default=10, description="Seconds between two looks for jobs whose message was lost."
     )
     store_timeout: Seconds = Field(default=30, description="Seconds to wait for an answer of the object store.")
+    worker_processes: int = Field(
+        default=1,
+        gt=0,
+        le=256,
+        description="Task processes of one worker. More than one share one engine process; they pay with a device so"
+        " fast that one interpreter cannot feed it.",
+    )
     worker_threads: int = Field(
-        default=8, gt=0, le=256, description="Jobs that one worker process carries at the same time (threads)."
+        default=8, gt=0, le=256, description="Jobs that one task process carries at the same time (threads)."
     )
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         default="auto", description="ONNX execution provider. auto: CUDA when it works, else CPU."
     )
     inference_threads: int = Field(
+        default=0, ge=0, description="CPU threads of one stream of inference. 0: measured when a model is loaded."
+    )
+    inference_streams: int = Field(
         default=0,
         ge=0,
-        description="CPU threads of one inference session. 0: one for each core that the process may use.",
+        le=256,
+        description="Pictures that a model works on at the same time. 0: measured when a model is loaded on a CPU, one"
+        " on other devices.",
+    )
+    model_memory: int = Field(
+        default=0,
+        ge=0,
+        description="Memory for loaded models in MiB (estimated); the model that was used least lately is unloaded"
+        " when more are served than fit. 0: no limit.",
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", description="Address on which a worker answers Prometheus. 0.0.0.0: every one."
+    )
+    metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="Port on which a worker answers Prometheus. 0: it does not."
     )
     gateway_host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
     gateway_port: int = Field(default=8080, ge=0, le=65535, description="Port of the gateway. 0: any free one.")
@@ -136,17 +170,6 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the embedded cluster of the data folder."""
         return init_settings, env_settings, RunningCluster(settings_cls, init_settings)
-
-    @field_validator("visibility_timeout")
-    @classmethod
-    def _deadline_within_visibility(cls, value: float, info: ValidationInfo) -> float:
-        deadline = info.data.get("task_deadline", 0)
-        if value <= deadline:
-            raise ValueError(
-                f"must be longer than {env_name('task_deadline')} ({deadline:g} s): a job still at work would be"
-                " given to a second worker"
-            )
-        return value
 
     @cached_property
     def key_prefix(self) -> str:

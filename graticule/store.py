@@ -6,22 +6,24 @@ Errors of the network and of the server become `StoreUnavailable` here and nowhe
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal
 from urllib.parse import quote, unquote, urlsplit
+from xml.etree import ElementTree
 
 import urllib3
 from minio import Minio
+from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, MinioException, S3Error
+from urllib3 import BaseHTTPResponse
 
 from graticule.errors import Corrupted, NotFound, SourceUnreadable, StoreUnavailable
 from graticule.jobs import ImageRef
 from graticule.settings import Settings
+from graticule.signature import Signer, object_path
 
 Purpose = Literal["images", "jobs", "results", "models", "access"]
 PURPOSES: tuple[Purpose, ...] = ("images", "jobs", "results", "models", "access")
@@ -32,7 +34,9 @@ IN_MEMORY_LIMIT = 16 * 1024**2
 _CHUNK = 1024**2
 _PART_SIZE = 16 * 1024**2
 _MISSING = {"NoSuchKey", "NoSuchObject", "NoSuchBucket"}
-_PRECONDITION_FAILED = 412
+_REFUSED = 300
+"""Lowest HTTP status that is no success."""
+_CODES = {404: "NoSuchKey", 412: "PreconditionFailed"}
 
 
 class Store:
@@ -47,6 +51,9 @@ class Store:
         self.url = settings.s3_url
         parts = urlsplit(settings.s3_url)
         self._http = _http_pool(settings, retries)
+        self._signer = Signer(
+            settings.s3_access_key, settings.s3_secret_key.get_secret_value(), settings.s3_region, parts.netloc
+        )
         self._minio = Minio(
             parts.netloc,
             access_key=settings.s3_access_key or None,
@@ -71,38 +78,27 @@ class Store:
     def put(self, purpose: Purpose, key: str, data: bytes, media_type: str) -> None:
         """Write an object, whether or not it exists."""
         with self._translated(f"write {purpose}/{key}"):
-            self._minio.put_object(
-                self.settings.bucket(purpose), key, io.BytesIO(data), len(data), content_type=media_type
-            )
+            self._request("PUT", self.settings.bucket(purpose), key, data, {"content-type": media_type})
 
     def put_if_absent(self, purpose: Purpose, key: str, data: bytes, media_type: str) -> bool:
         """Write an object unless there is one already; tell whether this call wrote it.
 
-        Of several writers at the same time exactly one is told True. The minio client has no argument for the
-        condition, so that the request is a presigned one.
+        Of several writers at the same time exactly one is told True.
         """
+        headers = {"content-type": media_type, "if-none-match": "*"}
         with self._translated(f"write {purpose}/{key}"):
-            url = self._minio.get_presigned_url(
-                "PUT", self.settings.bucket(purpose), key, expires=timedelta(minutes=15)
-            )
-            answer = self._http.request(
-                "PUT", url, body=data, headers={"If-None-Match": "*", "Content-Type": media_type}
-            )
-        if answer.status == _PRECONDITION_FAILED:
-            return False
-        if answer.status >= 300:
-            raise StoreUnavailable(f"The object store at {self.url} refused {purpose}/{key}: HTTP {answer.status}.")
+            try:
+                self._request("PUT", self.settings.bucket(purpose), key, data, headers)
+            except S3Error as error:
+                if error.code == "PreconditionFailed":
+                    return False
+                raise
         return True
 
     def get(self, purpose: Purpose, key: str) -> bytes:
         """Read a whole object. Raises NotFound."""
         with self._translated(f"read {purpose}/{key}"):
-            response = self._minio.get_object(self.settings.bucket(purpose), key)
-            try:
-                return response.read()
-            finally:
-                response.close()
-                response.release_conn()
+            return self._request("GET", self.settings.bucket(purpose), key)
 
     def exists(self, purpose: Purpose, key: str) -> bool:
         """Whether there is such an object."""
@@ -118,6 +114,13 @@ class Store:
         with self._translated(f"remove {purpose}/{key}"):
             self._minio.remove_object(self.settings.bucket(purpose), key)
 
+    def remove_many(self, purpose: Purpose, keys: Iterable[str]) -> None:
+        """Remove objects in one request, up to 1000 of them; no error for those that are gone already."""
+        with self._translated(f"remove objects of {purpose}"):
+            left = list(self._minio.remove_objects(self.settings.bucket(purpose), map(DeleteObject, keys)))
+        if left:
+            raise StoreUnavailable(f"{len(left)} objects of {purpose} could not be removed, such as {left[0].name}.")
+
     def keys(self, purpose: Purpose, prefix: str = "", *, limit: int | None = None) -> list[str]:
         """Keys below `prefix`, sorted, at most `limit`. Folders are not descended into unless `prefix` names them."""
         with self._translated(f"list {purpose}/{prefix}"):
@@ -130,7 +133,12 @@ class Store:
 
     def put_image(self, data: bytes, filename: str, media_type: str = "application/octet-stream") -> ImageRef:
         """Store an image's bytes under their own hash."""
-        return self._put_image(io.BytesIO(data), hashlib.sha256(data).hexdigest(), len(data), filename, media_type)
+        sha256 = hashlib.sha256(data).hexdigest()
+        bucket, key = self.settings.bucket("images"), image_key(sha256)
+        headers = {"content-type": media_type, "x-amz-meta-filename": _ascii(filename)}
+        with self._translated(f"write image {key}"):
+            self._request("PUT", bucket, key, data, headers)
+        return _image_ref(bucket, sha256, len(data), filename, media_type)
 
     def put_image_file(self, path: Path, media_type: str = "application/octet-stream") -> ImageRef:
         """Store an image file unchanged, without holding more than a part of a large one in memory.
@@ -150,12 +158,7 @@ class Store:
     def get_image(self, ref: ImageRef) -> bytes:
         """Read an image and check it against its SHA-256. Raises NotFound, Corrupted."""
         with self._translated(f"read image {ref.key}"):
-            response = self._minio.get_object(ref.bucket, ref.key)
-            try:
-                data = response.read()
-            finally:
-                response.close()
-                response.release_conn()
+            data = self._request("GET", ref.bucket, ref.key)
         found = hashlib.sha256(data).hexdigest()
         if found != ref.sha256:
             raise Corrupted(f"Image {ref.key} is damaged in the store: its bytes have SHA-256 {found}.")
@@ -172,13 +175,13 @@ class Store:
         sha256, size = _hash_stream(file)
         file.seek(0)
         reader = _HashingReader(file)
-        ref = self._put_image(reader, sha256, size, filename, media_type)
+        ref = self._stream_image(reader, sha256, size, filename, media_type)
         if reader.hexdigest() != sha256:
             self.remove("images", ref.key)
             raise SourceUnreadable(f"{filename!r} changed while it was read.", data="Nothing was sent.")
         return ref
 
-    def _put_image(self, data: object, sha256: str, size: int, filename: str, media_type: str) -> ImageRef:
+    def _stream_image(self, data: _HashingReader, sha256: str, size: int, filename: str, media_type: str) -> ImageRef:
         bucket, key = self.settings.bucket("images"), image_key(sha256)
         with self._translated(f"write image {key}"):
             self._minio.put_object(
@@ -187,20 +190,22 @@ class Store:
                 data,  # pyright: ignore[reportArgumentType]  (anything with read())
                 size,
                 content_type=media_type,
-                # S3 metadata is ASCII; a user's name may be anything.
-                metadata={"filename": quote(filename, safe=" ")},
+                metadata={"filename": _ascii(filename)},
                 part_size=_PART_SIZE,
                 num_parallel_uploads=1,
             )
-        return ImageRef(
-            bucket=bucket,
-            key=key,
-            sha256=sha256,
-            size=size,
-            filename=filename,
-            media_type=media_type,
-            frame=0,
-        )
+        return _image_ref(bucket, sha256, size, filename, media_type)
+
+    def _request(
+        self, method: str, bucket: str, key: str, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> bytes:
+        """One request on one object, without the minio client's own work; the answer's body. Raises S3Error."""
+        path = object_path(bucket, key)
+        signed = self._signer.headers(method, path, body, headers)
+        answer = self._http.request(method, self.url.rstrip("/") + path, body=body or None, headers=signed)
+        if answer.status < _REFUSED:
+            return answer.data
+        raise _error_of(answer, path)
 
     @contextmanager
     def _translated(self, action: str) -> Iterator[None]:
@@ -236,6 +241,23 @@ def image_key(sha256: str) -> str:
     return f"{sha256[:2]}/{sha256}"
 
 
+def _ascii(filename: str) -> str:
+    """S3 metadata is ASCII; a user's name may be anything."""
+    return quote(filename, safe=" ")
+
+
+def _image_ref(bucket: str, sha256: str, size: int, filename: str, media_type: str) -> ImageRef:
+    return ImageRef(
+        bucket=bucket,
+        key=image_key(sha256),
+        sha256=sha256,
+        size=size,
+        filename=filename,
+        media_type=media_type,
+        frame=0,
+    )
+
+
 def printable_name(path: Path) -> str:
     """A file's name as text that JSON can hold: bytes that are not UTF-8 are shown as \\xNN."""
     return printable(path.name)
@@ -244,6 +266,15 @@ def printable_name(path: Path) -> str:
 def printable(text: str) -> str:
     """Text from the file system with undecodable bytes shown as \\xNN."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _error_of(answer: BaseHTTPResponse, path: str) -> S3Error:
+    """What the store said; some say nothing, or no XML."""
+    try:
+        return S3Error.fromxml(answer)
+    except (ElementTree.ParseError, ValueError):
+        code = _CODES.get(answer.status, f"HTTP {answer.status}")
+        return S3Error(answer, code, answer.reason, path, None, None)
 
 
 def _http_pool(settings: Settings, retries: int) -> urllib3.PoolManager:

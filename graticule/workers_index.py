@@ -24,7 +24,8 @@ class WorkerStatus(Message):
     name: str = Field(description="Host and process id; unique in the cluster.")
     host: str
     process: int = Field(description="Process id.")
-    state: str = Field(description="ready, or what it is busy with.")
+    supervisor: int = Field(default=0, description="Process that was started; the same unless it has several.")
+    state: str = Field(description="ready, or stalled: it is connected but does not consume.")
     seen: float = Field(description="Seconds since the epoch, by the worker's clock.")
     started: float = Field(description="Seconds since the epoch.")
     models: tuple[str, ...] = Field(description="name@version of every loaded model.")

@@ -7,6 +7,7 @@ trap 'rm -rf "$folder"' EXIT
 "$python" -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet --disable-pip-version-check -c constraints.txt .
 cd "$folder"
+export COLUMNS=200  # messages on one line
 venv/bin/python - <<'PYTHON'
 import importlib.util
 import sys
@@ -16,7 +17,7 @@ from graticule import Client
 from graticule.client import Client as Same
 
 assert Client is Same
-heavy = ["onnxruntime", "cv2", "tensorflow", "torch", "watchfiles", "pyarrow", "flower"]
+heavy = ["onnx", "onnxruntime", "cv2", "tensorflow", "torch", "watchfiles", "pyarrow", "flower"]
 installed = [name for name in heavy if importlib.util.find_spec(name)]
 assert not installed, f"a bare install must not bring {installed}"
 print("graticule", graticule.__version__, "imports alone;", len(sys.modules), "modules")
@@ -28,4 +29,7 @@ check() { # command, words that its message must hold
 check worker 'pip install "graticule[worker]"'
 check "watch . --model x" 'pip install "graticule[watcher]"'
 check up 'pip install "graticule[local]"'
+check "models push ." 'pip install "graticule[export]"'
+export GRATICULE_S3_URL=http://127.0.0.1:1
+check "models list" "http://127.0.0.1:1 does not answer"
 echo "1 passed, 0 failed"

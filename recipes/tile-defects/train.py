@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import json
 import math
 import time
@@ -21,6 +22,18 @@ from loss import supervised_loss
 from metrics import Counts, count
 from network import TileNet, parameter_count
 from predict import Logits, probabilities
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed blocks: handing every activation back to the system cost a seventh of the time."""
+    try:
+        tune = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return  # another C library
+    trim_threshold, top_pad, mmap_max = -1, -2, -4
+    tune(trim_threshold, 2**31 - 1)
+    tune(top_pad, 2**28)
+    tune(mmap_max, 0)
 
 
 def learning_rate_factor(step: int, steps: int, warm_up: float) -> float:
@@ -79,6 +92,7 @@ class Trainer:
         self.train = parameters["train"]
         self.checkpoint = folder / "checkpoint.pt"
         self.history = folder / "history.jsonl"
+        keep_freed_memory()
         torch.manual_seed(self.train["seed"])
         torch.set_num_threads(self.train["threads"])
         self.network = TileNet(len(params.CLASSES), self.train["widths"], self.train["dropout"])

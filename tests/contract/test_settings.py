@@ -23,7 +23,7 @@ def no_environment(monkeypatch, tmp_path):
 def test_every_mistake_is_reported_at_once_with_its_variable(monkeypatch):
     monkeypatch.setenv("GRATICULE_MAX_PIXELS", "-1")
     monkeypatch.setenv("GRATICULE_S3_URL", "ftp://x")
-    monkeypatch.setenv("GRATICULE_TASK_DEADLINE", "600")
+    monkeypatch.setenv("GRATICULE_VISIBILITY_TIMEOUT", "1")
     with pytest.raises(SettingsError) as caught:
         load_settings()
     for name in ("GRATICULE_MAX_PIXELS", "GRATICULE_S3_URL", "GRATICULE_VISIBILITY_TIMEOUT"):
@@ -56,7 +56,7 @@ def test_a_damaged_cluster_file_counts_as_none(tmp_path, content):
 
 
 def test_settings_travel_to_a_child_process_unchanged(monkeypatch, tmp_path):
-    settings = load_settings(s3_secret_key="a b#c", namespace="lab", task_deadline=1.5, visibility_timeout=2.5)
+    settings = load_settings(s3_secret_key="a b#c", namespace="lab", task_deadline=1.5, visibility_timeout=7.5)
     for name, value in settings.to_env().items():
         monkeypatch.setenv(name, value)
     assert load_settings() == settings

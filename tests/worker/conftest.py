@@ -33,22 +33,23 @@ def wait_until(condition: Callable[[], object], timeout: float = 30, what: str =
 class WorkerProcess:
     """`graticule worker` as a child process."""
 
-    def __init__(self, settings: Settings, log: Path) -> None:
+    def __init__(self, settings: Settings, log: Path, *options: str) -> None:
         self.settings = settings
         self.log = log
+        self.options = options
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "graticule", "worker"],
+                [sys.executable, "-m", "graticule", "worker", *self.options],
                 env={**os.environ, **self.settings.to_env()},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         index, pid = WorkersIndex(self.settings), self.process.pid
-        wait_until(lambda: not self.alive or pid in {w.process for w in index.alive()}, 60, "the worker is ready")
+        wait_until(lambda: not self.alive or pid in {w.supervisor for w in index.alive()}, 60, "the worker is ready")
         assert self.alive, self.output
 
     @property

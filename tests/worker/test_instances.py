@@ -13,7 +13,8 @@ from scipy import ndimage
 
 from graticule.errors import UnfitImage
 from graticule.manifest import Postprocessing
-from graticule_workers.analysis.instances import analyse, find_regions, touches_edge
+from graticule_workers.analysis.instances import Analysis, analyse, find_regions, touches_edge
+from graticule_workers.analysis.tally import Tally
 
 MASKS = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24))
 EIGHT = np.ones((3, 3))
@@ -129,3 +130,62 @@ def test_more_objects_than_a_mask_can_number_are_refused():
     output[0, ::2, ::2] = 1
     with pytest.raises(UnfitImage, match="90000 objects"):
         analyse(output, spec())
+
+
+# -- band by band ------------------------------------------------------------------------------------------------------
+
+
+def by_bands(output: np.ndarray, made: Postprocessing, bands: list[int]) -> Analysis:
+    """The same as `analyse`, from bands of the given numbers of rows, over and over."""
+    tally, top, index = Tally(*output.shape[1:], made), 0, 0
+    while top < output.shape[1]:
+        band = output[:, top : top + bands[index % len(bands)]]
+        tally.add(top, band)
+        top, index = top + band.shape[1], index + 1
+    return tally.finish()
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(0, 10_000),
+    st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    st.sampled_from([("softmax", ("background", "crack", "fray")), ("sigmoid", ("void", "loop"))]),
+    st.floats(0.2, 0.9),
+    st.integers(0, 10),
+    st.integers(0, 14),
+)
+@settings(max_examples=300, deadline=None)
+def test_bands_give_the_objects_of_the_whole_picture(
+    height, width, seed, bands, kind, threshold, minimum_area, fill_holes
+):
+    activation, names = kind
+    output = np.random.default_rng(seed).normal(0, 3, (len(names), height, width)).astype(np.float32)
+    made = spec(activation, names, threshold=threshold, minimum_area=minimum_area, fill_holes=fill_holes)
+    whole, parts = analyse(output, made), by_bands(output, made, bands)
+    np.testing.assert_array_equal(parts.labels, whole.labels)
+    assert parts.measurements.count_by_class == whole.measurements.count_by_class
+    for mine, yours in zip(parts.measurements.objects, whole.measurements.objects, strict=True):
+        assert mine.model_dump(exclude={"confidence"}) == yours.model_dump(exclude={"confidence"})
+        assert mine.confidence == pytest.approx(yours.confidence, abs=1e-9)
+
+
+def test_numbers_of_an_object_with_a_filled_hole_across_bands_by_hand():
+    output = np.zeros((2, 12, 12), np.float32)
+    output[0, 2:10, 2:10] = 0.9
+    output[1, 2:6, 2:10] = 0.8
+    output[:, 5:7, 5:7] = 0.1  # a hole of 4 px over the border between the bands ...
+    output[0, 5, 5] = 0.6  # ... with a speck in it: it goes first, then the hole is filled
+    output[:, 4:8, 4:8][:, [0, -1]] = 0.3
+    output[:, 4:8, 4:8][:, :, [0, -1]] = 0.3
+    result = by_bands(output, spec("none", ("void", "loop"), minimum_area=4, fill_holes=17), [6]).measurements
+    (found,) = result.objects
+    assert (found.area, found.class_name, found.bounding_box) == (64, "void", (2, 2, 10, 10))
+    assert found.confidence == pytest.approx((48 * 0.9 + 12 * 0.3 + 0.6 + 3 * 0.1) / 64)
+
+
+def test_more_objects_than_a_mask_can_number_are_refused_band_by_band():
+    output = np.zeros((1, 600, 600), np.float32)
+    output[0, ::2, ::2] = 1
+    with pytest.raises(UnfitImage, match="90000 objects"):
+        by_bands(output, spec(), [100])

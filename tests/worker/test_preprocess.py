@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graticule.manifest import Preprocessing
-from graticule_workers.pipelines.preprocess import prepare
+from graticule_workers.pipelines.preprocess import Source, prepare
 
 
 def spec(size=None, **changes) -> Preprocessing:
@@ -98,3 +98,60 @@ def test_a_mask_comes_back_to_the_place_where_the_object_is():
     back = prepared.restore(prepared.tensor)[0] > 0.5
     rows, columns = np.nonzero(back)
     assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (40, 60, 120, 160)
+
+
+# -- cut out of a large picture ----------------------------------------------------------------------------------------
+
+
+def large(dtype: type, *, colour: bool) -> np.ndarray:
+    generator = np.random.default_rng(1)
+    pixels = generator.integers(10, 200, (61, 83, 3) if colour else (61, 83)).astype(dtype)
+    if np.issubdtype(dtype, np.floating):
+        pixels[5, 7], pixels[30, 40] = np.nan, -np.inf
+    return pixels
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("colours", [(False, "grey"), (True, "grey"), (False, "rgb"), (True, "rgb")])
+@pytest.mark.parametrize("kind", ["scale", "minmax", "standardise"])
+def test_pieces_are_those_of_the_whole_input(dtype, colours, kind, monkeypatch):
+    monkeypatch.setattr("graticule_workers.rows.CHUNK_PIXELS", 500)
+    in_colour, colour = colours
+    constants = {"mean": [0.4] * 3, "std": [0.2] * 3} if colour == "rgb" else {"mean": [0.4], "std": [0.2]}
+    made = spec(
+        {"policy": "multiple-of", "multiple": 32},
+        colour=colour,
+        normalisation={"kind": kind, **(constants if kind == "standardise" else {})},
+    )
+    pixels = large(dtype, colour=in_colour)
+    whole, source = prepare(pixels, made), Source(pixels, made)
+    assert source.flags == whole.flags
+    np.testing.assert_array_equal(source.cut(0, 0, (64, 96)), whole.tensor)
+    np.testing.assert_array_equal(source.cut(32, 32, (32, 64)), whole.tensor[:, 32:64, 32:96])
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 90), st.sampled_from(["grey", "rgb"]))
+@settings(max_examples=80, deadline=None)
+def test_a_picture_scaled_by_pieces_is_the_picture_scaled_at_once(height, width, short_side, colour):
+    pixels = np.random.default_rng(2).integers(0, 256, (height, width, 3), np.uint8)
+    made = spec(colour=colour, resize={"short_side": short_side})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("graticule_workers.rows.CHUNK_PIXELS", 300)
+        source = Source(pixels, made)
+    whole = prepare(pixels, made)
+    assert source.content == whole.content
+    np.testing.assert_allclose(source.cut(0, 0, whole.content), whole.tensor, atol=1e-5)
+
+
+def test_a_picture_smaller_than_a_tile_is_padded_to_it():
+    pixels = np.array([[0, 51, 255]], np.uint8)
+    tiled = spec({"policy": "tiled", "height": 4, "width": 6, "overlap": 2}, padding={"mode": "edge"})
+    expected = np.tile(np.array([0, 0.2, 1, 1, 1, 1], np.float32), (4, 1))
+    np.testing.assert_allclose(prepare(pixels, tiled).tensor[0], expected, atol=1e-6)
+    np.testing.assert_allclose(Source(pixels, tiled).cut(0, 0, (4, 6))[0], expected, atol=1e-6)
+
+
+def test_a_large_float_picture_without_a_single_number_is_constant_and_told():
+    source = Source(np.full((5, 5), np.nan, np.float32), spec())
+    assert source.flags == ("non-finite-pixels", "constant-image")
+    assert not source.cut(0, 0, (5, 5)).any()

@@ -1,7 +1,8 @@
 """Carries one job through its stages: fetch, decode, preprocess, infer, analyse, store.
 
 Errors are sorted here and nowhere else: bad input ends the job at once; trouble around us is tried again until the
-job's deadline and then given back to the queue; trouble that follows the job itself ends it after a few tries.
+job's deadline and then given back to the queue; trouble that follows the job itself ends it after a few tries; a job
+that processes die of goes to the dead letters.
 """
 
 from __future__ import annotations
@@ -12,20 +13,25 @@ import os
 import platform
 import random
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from enum import Enum
+from functools import cache, partial
 
 import onnxruntime
 
 from graticule import __version__, formats
+from graticule.dead_letters import DeadLetter, DeadLetters, Death
 from graticule.errors import (
     BadInput,
     BrokerUnavailable,
+    EngineLost,
     GraticuleError,
     MissingPart,
     NotFound,
+    PoisonJob,
     StoreUnavailable,
     Trouble,
 )
@@ -33,25 +39,30 @@ from graticule.events import Event, Events
 from graticule.jobs import Job, utc_now
 from graticule.records import Records
 from graticule.results import (
-    MASK_FILE,
     Artifact,
     Failure,
+    ModelRef,
     Result,
     Timings,
     WorkerInfo,
-    result_prefix,
+    mask_key,
 )
 from graticule.settings import Settings
-from graticule_workers.analysis.instances import analyse
-from graticule_workers.engine.pool import ModelPool
-from graticule_workers.pipelines.preprocess import prepare
-from graticule_workers.pipelines.segmentation import adjusted, applied, encode_mask
+from graticule_workers.ended_records import EndedRecords
+from graticule_workers.engine.catalogue import Catalogue
+from graticule_workers.engine.pool import Engine
+from graticule_workers.engine.turnstile import Turnstile
+from graticule_workers.metrics import Metrics
+from graticule_workers.pipelines.segmentation import adjusted, applied, encode_mask, segment
+from graticule_workers.suspects import MAX_DEATHS, Suspects
 
 log = logging.getLogger(__name__)
 
 MAX_TRIES = 3
 """Tries for trouble that may be the job's own (damaged bytes, a failing model)."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+_NATIVE_STEPS = frozenset({"decode", "preprocess", "analyse"})
+"""Steps that only this job takes, in native code that a thread cannot be called back from."""
 
 
 class DeadlineReached(Exception):
@@ -61,134 +72,245 @@ class DeadlineReached(Exception):
 class Stopwatch:
     """Seconds spent in each stage, and the stage that is under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, job_id: str = "") -> None:
+        self.job_id = job_id
         self.seconds: dict[str, float] = {}
         self.stage = "fetch"
+        self.since = time.monotonic()
+        """When the stage began, by `time.monotonic`."""
 
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:
-        """Time a stage."""
-        self.stage = stage
+        """Time a stage; what it takes is added to what it took before."""
+        self.stage, self.since = stage, time.monotonic()
         started = time.perf_counter()
         yield
-        self.seconds[stage] = time.perf_counter() - started
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+class Delivery(Enum):
+    """How a job came to this worker."""
+
+    FIRST = "first"
+    """Nobody had it before. Should it have ended all the same, as a submission of equal contents, it is carried out
+    once more and the first result stays: looking beforehand would cost each job a request."""
+    RUNG_AGAIN = "rung again"
+    """Its message was lost. It may have ended."""
+    REDELIVERED = "redelivered"
+    """A worker had it and did not answer for it. It may have ended, or the worker may have died of it."""
 
 
 class Runner:
     """Runs jobs for one worker process. Thread-safe."""
 
-    def __init__(self, settings: Settings, records: Records, pool: ModelPool, events: Events) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        records: Records,
+        catalogue: Catalogue,
+        engine: Engine,
+        events: Events,
+        suspects: Suspects,
+        metrics: Metrics,
+    ) -> None:
         self.settings = settings
         self.records = records
-        self.pool = pool
+        self.catalogue = catalogue
+        self.engine = engine
         self.events = events
+        self.suspects = suspects
+        self.metrics = metrics
+        self.dead_letters = DeadLetters(settings, records)
+        self._ended = EndedRecords(records)
+        self._turnstile = Turnstile()
+        self._lock = threading.Lock()
+        self._watches: set[Stopwatch] = set()
 
-    def run(self, job: Job) -> None:
-        """Bring a job to its end and remove its pending record. A job that has ended already is left as it is.
+    def run(self, job: Job, delivery: Delivery = Delivery.FIRST) -> None:
+        """Bring a job to its end and have its pending record removed. A job that has ended already is left as it is.
 
         Raises DeadlineReached when the job has to go back to the queue.
         """
+        deaths = self._deaths_of(job) if delivery is Delivery.REDELIVERED else ()
+        if len(deaths) < MAX_DEATHS:
+            deaths = self._run(job, deaths, look_first=delivery is not Delivery.FIRST)
+        elif not self._finished_before(job):
+            self._give_up(job, deaths, "route")
+        if deaths:
+            self._clear(job)
+
+    def close(self) -> None:
+        """Remove the pending records that are still to be removed."""
+        self._ended.close()
+
+    def native_steps(self) -> list[tuple[str, str, float]]:
+        """Steps under way that nothing can interrupt: (job, stage, since, by `time.monotonic`)."""
+        with self._lock:
+            watches = list(self._watches)
+        return [(watch.job_id, watch.stage, watch.since) for watch in watches if watch.stage in _NATIVE_STEPS]
+
+    def fail(self, job: Job, error: Exception, stage: str, tries: int, deaths: tuple[Death, ...] = ()) -> None:
+        """End a job that cannot succeed. Raises StoreUnavailable."""
+        failure = _failure(job, error, stage, tries)
+        if not isinstance(error, (BadInput, NotFound, MissingPart)):
+            self.dead_letters.keep(DeadLetter.of(failure, deaths))
+        self.records.fail(failure)
+        self._publish(failure)
+        self._ended.add(job)
+        self.metrics.job_ended(job, failure.status)
+        log.warning("job %s %r failed in %s: %s", job.job_id, job.image.filename, stage, failure.message)
+
+    # -- tries -------------------------------------------------------------------------------------------------
+
+    def _run(self, job: Job, deaths: tuple[Death, ...], *, look_first: bool) -> tuple[Death, ...]:
+        """Try until the job has ended; the deaths that it has seen by then."""
         deadline = time.monotonic() + self.settings.task_deadline
         pauses, tries = _pauses(), 0
         while True:
-            watch = Stopwatch()
+            watch = Stopwatch(job.job_id)
             tries += 1
             try:
-                self._run_once(job, watch)
-                return
-            except (BadInput, NotFound, MissingPart) as error:
-                ending = error
+                self._try(job, watch, alone=bool(deaths), look_first=look_first or tries > 1)
+                return deaths
             except (StoreUnavailable, BrokerUnavailable) as error:
-                _wait(next(pauses), deadline, error)
-                continue
-            except Trouble as error:
-                if tries < MAX_TRIES:
-                    _wait(next(pauses), deadline, error)
-                    continue
-                ending = error
+                trouble = error
+            except EngineLost as error:
+                deaths = self._note_death(job, str(error)) or deaths if error.started else deaths
+                if len(deaths) >= MAX_DEATHS:
+                    self._give_up(job, deaths, watch.stage)
+                    return deaths
+                trouble = error
             except Exception as error:
-                log.exception("job %s: unexpected error in %s", job.job_id, watch.stage)
-                ending = error
-            self._fail_patiently(job, ending, watch.stage, tries, deadline)
-            return
+                if not isinstance(error, Trouble) or tries == MAX_TRIES:
+                    self._fail_patiently(job, error, watch.stage, tries)
+                    return deaths
+                trouble = error
+            _wait(next(pauses), deadline, trouble)
 
-    def fail(self, job: Job, error: Exception, stage: str, tries: int) -> None:
-        """End a job that cannot succeed. Raises StoreUnavailable."""
-        failure = _failure(job, error, stage, tries)
-        self.records.fail(failure)
-        self._publish(failure)
-        self.records.remove_pending(job)
-        log.warning("job %s %r failed in %s: %s", job.job_id, job.image.filename, stage, failure.message)
+    def _try(self, job: Job, watch: Stopwatch, *, alone: bool, look_first: bool) -> None:
+        with self._turnstile.passing(alone=alone):
+            with self._lock:
+                self._watches.add(watch)
+            try:
+                if not (look_first and self._finished_before(job)):
+                    self._run_once(job, watch, alone=alone)
+            finally:
+                with self._lock:
+                    self._watches.discard(watch)
 
-    def _fail_patiently(self, job: Job, error: Exception, stage: str, tries: int, deadline: float) -> None:
+    def _fail_patiently(
+        self, job: Job, error: Exception, stage: str, tries: int, deaths: tuple[Death, ...] = ()
+    ) -> None:
+        if not isinstance(error, GraticuleError):
+            log.error("job %s: unexpected error in %s", job.job_id, stage, exc_info=error)
+        deadline = time.monotonic() + self.settings.task_deadline
         for pause in _pauses():
             try:
-                self.fail(job, error, stage, tries)
+                self.fail(job, error, stage, tries, deaths)
                 return
             except StoreUnavailable as trouble:
                 _wait(pause, deadline, trouble)
 
-    def _run_once(self, job: Job, watch: Stopwatch) -> None:
-        if self.records.is_finished(job):
-            self._tell_again(job)
-        else:
-            result = self._process(job, watch)
-            if self.records.commit(result):
-                self._publish(result)
-            log.info("%s", _line(result))
-        self.records.remove_pending(job)
+    # -- suspects ----------------------------------------------------------------------------------------------
 
-    def _process(self, job: Job, watch: Stopwatch) -> Result:
+    def _deaths_of(self, job: Job) -> tuple[Death, ...]:
+        """Deaths that the job has seen; without Redis nobody knows, and the job is tried."""
+        try:
+            return tuple(self.suspects.taken_up_again(job.job_id))
+        except BrokerUnavailable as error:
+            log.warning("job %s came again; whether a worker died of it is not known: %s", job.job_id, error)
+            return ()
+
+    def _note_death(self, job: Job, what: str) -> tuple[Death, ...]:
+        try:
+            return tuple(self.suspects.note(job.job_id, what))
+        except BrokerUnavailable as error:
+            log.warning("job %s: a death could not be noted: %s", job.job_id, error)
+            return ()
+
+    def _give_up(self, job: Job, deaths: tuple[Death, ...], stage: str) -> None:
+        error = PoisonJob(
+            f"{len(deaths)} processes died while they held this job, the last ones with nothing else at work.",
+            data="The image is in the store.",
+            advice="Look at it, then: graticule dead-letters retry " + job.job_id,
+        )
+        self._fail_patiently(job, error, stage, len(deaths), deaths)
+
+    def _clear(self, job: Job) -> None:
+        try:
+            self.suspects.clear(job.job_id)
+        except BrokerUnavailable as error:
+            log.warning("job %s: its record of deaths stays for a while: %s", job.job_id, error)
+
+    # -- one try -------------------------------------------------------------------------------------------------
+
+    def _run_once(self, job: Job, watch: Stopwatch, *, alone: bool) -> None:
+        result = self._process(job, watch, alone=alone)
+        if self.records.commit(result):
+            self._publish(result)
+            self.metrics.job_ended(job, result.status, result.timings)
+        else:
+            self.metrics.duplicate()
+        self._ended.add(job)
+        log.info("%s", _line(result))
+
+    def _finished_before(self, job: Job) -> bool:
+        """Whether the job had ended; then its pending record goes.
+
+        The worker that finished it may have been killed before it told of it; telling twice does nothing.
+        """
+        if not self.records.is_finished(job):
+            return False
+        log.info("job %s was finished already", job.job_id)
+        if outcome := self.records.outcome(job.job_id):
+            self._publish(outcome)
+        self._ended.add(job)
+        self.metrics.duplicate()
+        return True
+
+    def _process(self, job: Job, watch: Stopwatch, *, alone: bool) -> Result:
         queued = (utc_now() - job.submitted_at).total_seconds()
         with watch.time("route"):
-            model = self.pool.get(job.model)
-            spec = adjusted(model.manifest.postprocessing, job.parameters)
+            manifest = self.catalogue.resolve(job.model)
+            provider = self.engine.load(manifest).provider
+            spec = adjusted(manifest.postprocessing, job.parameters)
         with watch.time("fetch"):
             data = self.records.store.get_image(job.image)
         with watch.time("decode"):
             picture = formats.decode(
                 data, job.image.filename, frame=job.image.frame, max_pixels=self.settings.max_pixels
             )
-        with watch.time("preprocess"):
-            prepared = prepare(picture.pixels, model.manifest.preprocessing)
-        with watch.time("infer"):
-            output = model.infer(prepared.tensor, self.settings.task_deadline)
-        with watch.time("analyse"):
-            analysis = analyse(prepared.restore(output), spec)
+        infer = partial(self.engine.infer, manifest, job=job.job_id, alone=alone)
+        found = segment(picture.pixels, manifest, spec, infer, watch.time)
         with watch.time("store"):
-            mask = self._store_mask(job, encode_mask(analysis.labels))
-        objects = analysis.measurements.objects
+            mask = self._store_mask(job, encode_mask(found.labels))
+        objects = found.measurements.objects
         return Result(
             job=job,
-            model=model.ref,
+            model=ModelRef(name=manifest.name, version=manifest.version, sha256=manifest.model.sha256),
             image=picture.info,
             parameters=applied(spec),
-            measurements=analysis.measurements,
+            measurements=found.measurements,
             calibration=picture.calibration,
             confidence=sum(o.confidence for o in objects) / len(objects) if objects else None,
-            flags=prepared.flags,
+            flags=found.flags,
             timings=_timings(queued, watch),
-            provenance=_worker_info(model.provider),
+            provenance=_worker_info(provider),
             artifacts={"mask": mask},
             completed_at=utc_now(),
         )
 
     def _store_mask(self, job: Job, data: bytes) -> Artifact:
-        key = result_prefix(job.job_id) + MASK_FILE
+        sha256 = hashlib.sha256(data).hexdigest()
+        key = mask_key(job.job_id, sha256)
         self.records.store.put("results", key, data, "image/png")
         return Artifact(
             key=key,
             media_type="image/png",
             size=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
+            sha256=sha256,
             description="Each pixel holds the id of its object; 0 is background.",
         )
-
-    def _tell_again(self, job: Job) -> None:
-        """The worker that finished the job may have been killed before it told of it; telling twice does nothing."""
-        log.info("job %s was finished already", job.job_id)
-        if outcome := self.records.outcome(job.job_id):
-            self._publish(outcome)
 
     def _publish(self, outcome: Result | Failure) -> None:
         """Events are an index: without Redis the job is done all the same."""
@@ -223,7 +345,7 @@ def _pauses() -> Iterator[float]:
 
 def _timings(queued: float, watch: Stopwatch) -> Timings:
     stages = ("fetch", "decode", "preprocess", "infer", "analyse", "store")
-    return Timings(queued=max(0.0, queued), **{stage: watch.seconds[stage] for stage in stages})
+    return Timings(queued=max(0.0, queued), **{stage: watch.seconds.get(stage, 0.0) for stage in stages})
 
 
 def _failure(job: Job, error: Exception, stage: str, tries: int) -> Failure:

@@ -1,4 +1,4 @@
-"""The worker process: a Celery worker with the threads pool, its engine, and its housekeeping thread."""
+"""The worker process: a Celery worker with the threads pool, and the threads that look after it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import celery
 import cv2
 import onnxruntime
 from celery import Task, signals
+from celery.app.task import Context
 from celery.exceptions import Reject, SecurityWarning
 from celery.worker import WorkController
 from pydantic import ValidationError
 
 from graticule import __version__
-from graticule.broker import ANALYSE_TASK, Bell, connect_redis, make_celery
-from graticule.errors import BadInput, GraticuleError, Trouble
+from graticule.broker import ANALYSE_TASK, RUNG_AGAIN, Bell, connect_redis, make_celery
+from graticule.errors import GraticuleError, Trouble
 from graticule.events import Events
 from graticule.jobs import Job, Lane, queue_name
 from graticule.records import Records
@@ -30,14 +31,19 @@ from graticule.registry import Registry
 from graticule.settings import Settings
 from graticule.store import Store
 from graticule.workers_index import WorkersIndex, WorkerStatus
-from graticule_workers.engine.pool import ModelPool
+from graticule_workers.engine.catalogue import Catalogue
+from graticule_workers.engine.pool import Engine, ModelPool
+from graticule_workers.health import Pulse
+from graticule_workers.heart import HEARTBEAT, Heart
+from graticule_workers.leases import Leases
+from graticule_workers.metrics import Metrics
 from graticule_workers.reconciler import Reconciler
-from graticule_workers.runner import DeadlineReached, Runner
+from graticule_workers.replacement import replace_process
+from graticule_workers.runner import DeadlineReached, Delivery, Runner
+from graticule_workers.suspects import ACCOUNTED, INNOCENT, Suspects
+from graticule_workers.watchdog import Step, Watchdog, engine_steps
 
 log = logging.getLogger(__name__)
-
-HEARTBEAT = 2.0
-"""Seconds between two signs of life; new models are noticed as often."""
 
 
 def _quiet_celery() -> None:
@@ -48,26 +54,60 @@ def _quiet_celery() -> None:
     warnings.filterwarnings("ignore", category=SecurityWarning)
 
 
+def _delivery(request: Context) -> Delivery:
+    if (request.delivery_info or {}).get("redelivered"):
+        return Delivery.REDELIVERED
+    return Delivery.RUNG_AGAIN if getattr(request, RUNG_AGAIN, False) else Delivery.FIRST
+
+
+class _Once:
+    """Celery says that it is ready after every reconnection."""
+
+    def __init__(self, *actions: Callable[[], None]) -> None:
+        self._actions = list(actions)
+
+    def __call__(self, **_: object) -> None:
+        while self._actions:
+            self._actions.pop(0)()
+
+
 class WorkerService:
     """One worker process."""
 
-    def __init__(self, settings: Settings, models: Sequence[str] = ()) -> None:
-        """`models`: names of the models to serve; none: every model in the registry, also those published later."""
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        models: Collection[str] = (),
+        lanes: Collection[Lane] = tuple(Lane),
+        engine: Engine | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        """`models`: names of the models to serve; none: every model in the registry, also those published later.
+
+        `engine`: what runs the models; default: sessions in this process.
+        """
         cv2.setNumThreads(1)  # the task threads are the parallelism
         self.settings = settings
         self.only = frozenset(models)
-        self.store = Store(settings)
-        self.records = Records(self.store)
-        self.registry = Registry(self.store)
-        self.pool = ModelPool(self.registry, settings)
+        self.lanes = tuple(lanes)
+        self.metrics = metrics or Metrics()
         self.redis = connect_redis(settings)
-        self.index = WorkersIndex(settings, self.redis)
-        self.runner = Runner(settings, self.records, self.pool, Events(settings, self.redis))
+        self.records = Records(Store(settings))
+        self.registry = Registry(self.records.store)
+        self._pool = None if engine else ModelPool(self.registry, settings, ran=self.metrics.ran)
+        self.engine: Engine = engine or self._pool  # pyright: ignore[reportAttributeAccessIssue]
+        self.catalogue = Catalogue(self.registry, self.engine, serves=lambda name: not self.only or name in self.only)
+        self.suspects = Suspects(settings, self.redis)
+        events = Events(settings, self.redis)
+        self.runner = Runner(settings, self.records, self.catalogue, self.engine, events, self.suspects, self.metrics)
         self.app = make_celery(settings)
+        self.app.conf.worker_consumer = "graticule_workers.consumer:Consumer"
         self.name = f"{socket.gethostname()}-{os.getpid()}"
+        self.leases = Leases(settings, self.redis)
+        self.pulse = Pulse()
         self._started = time.time()
         self._queues: list[str] = []
-        self._complaints: dict[str, str] = {}
         self._stopping = threading.Event()
         self._register_task()
 
@@ -87,13 +127,24 @@ class WorkerService:
             quiet=True,
         )
         _quiet_celery()
+        if self.settings.metrics_port:
+            self.metrics.serve(self.settings.metrics_host, self.settings.metrics_port)
+        heart, watchdog = self._heart(), Watchdog(self.settings, self._steps, self._replace_stuck)
         housekeeping = threading.Thread(target=self._keep_house, args=(worker,), name="housekeeping", daemon=True)
-        signals.worker_ready.connect(lambda **_: housekeeping.start(), weak=False)
+        signals.worker_ready.connect(_Once(heart.start, watchdog.start, housekeeping.start), weak=False)
         signals.worker_shutting_down.connect(lambda **_: self._stopping.set(), weak=False)
+        signals.heartbeat_sent.connect(lambda **_: self.pulse.loop_turned(), weak=False)
         worker.start()
+        if not self._stopping.is_set():
+            # Celery gives up on errors of its own, for example when Redis goes while a message is being answered.
+            time.sleep(HEARTBEAT)
+            replace_process("Celery's worker ended although nobody told it to.")
         self._stopping.set()
-        self._quietly(lambda: self.index.leave(self.name))
-        self.pool.close()
+        heart.stop()
+        watchdog.stop()
+        self._quietly(lambda: WorkersIndex(self.settings, self.redis).leave(self.name))
+        self.runner.close()
+        self.engine.close()
         return int(worker.exitcode or 0)
 
     # -- tasks -----------------------------------------------------------------------------------------------
@@ -101,21 +152,77 @@ class WorkerService:
     def _register_task(self) -> None:
         @self.app.task(name=ANALYSE_TASK, bind=True, acks_late=True, ignore_result=True)
         def analyse(task: Task, *args: Any) -> None:  # noqa: ANN401 (whatever a message holds)
-            self._analyse(args)
+            self._analyse(task, args)
 
-    def _analyse(self, args: tuple[Any, ...]) -> None:
+    def _analyse(self, task: Task, args: tuple[Any, ...]) -> None:
         """Run the job of a message; whatever happens, the message is either answered for or back in its queue."""
+        self.pulse.took_job()
         try:
             job = Job.model_validate(args[0] if args else None)
         except ValidationError as error:
             key = self.records.keep_undecodable(repr(args).encode())
             log.error("a message is not a job and was kept as jobs/%s: %s", key, error)
             return
-        try:
-            self.runner.run(job)
-        except DeadlineReached as error:
-            log.warning("job %s goes back to its queue: %s", job.job_id, error)
-            raise Reject(str(error), requeue=True) from error
+        request = task.request
+        with self.leases.held(request.properties["delivery_tag"], job.job_id):
+            try:
+                self.runner.run(job, _delivery(request))
+            except DeadlineReached as error:
+                log.warning("job %s goes back to its queue: %s", job.job_id, error)
+                self._quietly(lambda: self.suspects.judge(job.job_id, INNOCENT))
+                raise Reject(str(error), requeue=True) from error
+
+    # -- looking after the process -------------------------------------------------------------------------------
+
+    def _heart(self) -> Heart:
+        return Heart(
+            self.settings,
+            self.redis,
+            leases=self.leases,
+            pulse=self.pulse,
+            metrics=self.metrics,
+            queues=lambda: list(self._queues),
+            describe=self._describe,
+            replace=replace_process,
+        )
+
+    def _describe(self, state: str) -> WorkerStatus:
+        loaded = self.engine.models()
+        self.metrics.loaded(loaded)
+        return WorkerStatus(
+            name=self.name,
+            host=socket.gethostname(),
+            process=os.getpid(),
+            supervisor=os.getppid() if self._pool is None else os.getpid(),
+            state=state,
+            seen=time.time(),
+            started=self._started,
+            models=tuple(sorted(model.reference for model in loaded)),
+            queues=tuple(self._queues),
+            provider=loaded[0].provider if loaded else "",
+            threads=self.settings.worker_threads,
+            versions={
+                "graticule": __version__,
+                "python": platform.python_version(),
+                "onnxruntime": onnxruntime.__version__,
+                "celery": celery.__version__,
+            },
+        )
+
+    def _steps(self) -> list[Step]:
+        steps = [Step(f"{stage} of job {job}", (job,), since) for job, stage, since in self.runner.native_steps()]
+        return steps + (engine_steps(self._pool) if self._pool else [])
+
+    def _replace_stuck(self, step: Step, why: str) -> None:
+        """Replace this process; only the jobs of the step that is stuck are suspects."""
+        for job in self.leases.jobs():
+            self._quietly(lambda job=job: self._judge(job, step, why))
+        replace_process(why)
+
+    def _judge(self, job: str, step: Step, why: str) -> None:
+        if job in step.jobs:
+            self.suspects.note(job, why)
+        self.suspects.judge(job, ACCOUNTED if job in step.jobs else INNOCENT)
 
     # -- housekeeping ------------------------------------------------------------------------------------------
 
@@ -130,7 +237,6 @@ class WorkerService:
         )
         next_sweep = time.monotonic()
         while not self._stopping.is_set():
-            self._quietly(self._announce)
             self._quietly(lambda: self._follow_registry(worker))
             if time.monotonic() >= next_sweep:
                 self._quietly(reconciler.sweep)
@@ -146,65 +252,22 @@ class WorkerService:
         except Exception:
             log.exception("housekeeping failed")
 
-    def _announce(self) -> None:
-        loaded = self.pool.models()
-        self.index.announce(
-            WorkerStatus(
-                name=self.name,
-                host=socket.gethostname(),
-                process=os.getpid(),
-                state="ready",
-                seen=time.time(),
-                started=self._started,
-                models=tuple(sorted(model.manifest.reference for model in loaded)),
-                queues=tuple(self._queues),
-                provider=loaded[0].provider if loaded else "",
-                threads=self.settings.worker_threads,
-                versions={
-                    "graticule": __version__,
-                    "python": platform.python_version(),
-                    "onnxruntime": onnxruntime.__version__,
-                    "celery": celery.__version__,
-                },
-            )
-        )
-
     def _queues_once_store_answers(self) -> list[str]:
         """Load the first models. Without a store there is nothing to do but to wait for it."""
         while not self._stopping.is_set():
             try:
-                return self._load_models()
+                return self._queues_of(self.catalogue.follow())
             except Trouble as error:
                 log.warning("%s Waiting.", error)
                 self._stopping.wait(HEARTBEAT)
         return []
 
-    def _load_models(self) -> list[str]:
-        """Load what is to be served; the queues to listen to.
-
-        A model that cannot be loaded keeps its queue, so that its jobs end with the reason instead of waiting.
-        """
-        queues = []
-        for name in self._wanted():
-            try:
-                self.pool.get(name)
-            except BadInput as error:
-                self._complain_once(name, error)
-            queues += [queue_name(name, lane) for lane in Lane]
-        return queues
-
-    def _complain_once(self, name: str, error: GraticuleError) -> None:
-        if self._complaints.get(name) != str(error):
-            self._complaints[name] = str(error)
-            log.error("model %s cannot be used: %s", name, error)
-
-    def _wanted(self) -> list[str]:
-        names = self.registry.names()
-        return [name for name in names if name in self.only] if self.only else names
+    def _queues_of(self, models: Collection[str]) -> list[str]:
+        return [queue_name(model, lane) for model in models for lane in self.lanes]
 
     def _follow_registry(self, worker: WorkController) -> None:
         """Serve models that were published since, and load versions that were promoted before a job asks for them."""
-        for queue in self._load_models():
+        for queue in self._queues_of(self.catalogue.follow()):
             if queue not in self._queues:
                 self._queues.append(queue)
                 # Through the remote control, because the consumer belongs to another thread.
