@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from graticule.dead_letters import DeadLetter, DeadLetters
+from graticule.jobs import utc_now
+from graticule.records import Records
 from graticule.store import Store
 from graticule.tokens import Scope, TokenStore
 from tests.contract.test_formats import png
@@ -129,6 +132,22 @@ def test_a_job_that_failed_is_tried_again(visit, gateway, worker):
     page.wait_for_function(
         "before => document.querySelector('tbody time')?.getAttribute('datetime') !== before", arg=before
     )
+    visit.assert_clean()
+
+
+def test_a_dead_letter_is_tried_again(visit, gateway, worker, shared):
+    job = gateway.submit(("dead.png", picture((4, 4, 30, 9))), model="brightness", wait="30").json["jobs"][0]
+    records = Records(Store(shared))
+    found = records.outcome(job["job_id"])
+    assert found
+    letters = DeadLetters(shared, records)
+    letters.keep(DeadLetter(job=found.job, error="Poison", message="It died.", stage="infer", given_up_at=utc_now()))
+    page = visit.page
+    page.goto("/dead-letters")
+    assert "It died." in page.locator("tbody").text_content()
+    page.click("button[data-action=retry]")
+    page.wait_for_selector(".empty:has-text('There are none.')")
+    assert letters.ids() == []
     visit.assert_clean()
 
 

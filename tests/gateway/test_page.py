@@ -16,7 +16,7 @@ from tests.worker.conftest import wait_until
 from tests.worker.test_worker import picture
 
 STATIC = Path(page.__file__).parent / "static"
-PAGES = ("/", "/streams", "/jobs", "/models", "/models/brightness", "/cluster")
+PAGES = ("/", "/streams", "/jobs", "/dead-letters", "/models", "/models/brightness", "/cluster")
 
 
 @pytest.mark.parametrize("path", PAGES)

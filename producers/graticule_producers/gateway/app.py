@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from graticule import __version__
 from graticule.settings import Settings
 from graticule_producers.gateway import problems
-from graticule_producers.gateway.api import artifacts, events, jobs, models, streams, system
+from graticule_producers.gateway.api import artifacts, dead_letters, events, jobs, models, streams, system
 from graticule_producers.gateway.core import Gateway, allowed_hosts, listed
 from graticule_producers.gateway.existing import analyze, deepaas, inference, oip, status_page
 from graticule_producers.gateway.guard import Guard
@@ -20,7 +20,7 @@ from graticule_producers.gateway.problems import ProblemDocument
 
 DESCRIPTION = "Send pictures, get measurements. Errors are problem documents (RFC 9457)."
 
-NATIVE = (artifacts, jobs, streams, models, events, system)
+NATIVE = (artifacts, jobs, dead_letters, streams, models, events, system)
 EXISTING = (analyze, inference, deepaas, status_page, oip)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from graticule.dead_letters import DeadLetters
 from graticule.job_index import JobIndex
 from graticule.records import Records
 from graticule.registry import Registry
@@ -33,6 +34,7 @@ class Gateway:
         self.settings = settings
         self.store = Store(settings)
         self.records = Records(self.store)
+        self.dead_letters = DeadLetters(settings, self.records)
         self.models = Models(Registry(self.store))
         self.index = JobIndex(settings)
         self.queues = Queues(settings)

@@ -17,6 +17,7 @@ from graticule.job_index import Filter, Status, Summary
 from graticule.jobs import JOB_ID_PATTERN, MODEL_PATTERN, VERSION_PATTERN
 from graticule.tokens import Scope
 from graticule_producers.gateway.access import COOKIE, Caller, require_login
+from graticule_producers.gateway.api.dead_letters import letters
 from graticule_producers.gateway.api.models import summary_of
 from graticule_producers.gateway.api.system import cluster_status
 from graticule_producers.gateway.core import Core
@@ -100,6 +101,13 @@ def job(request: Request, core: Core, caller: Reader, job_id: Annotated[str, Pat
     """One job: picture, mask, numbers, or why it failed."""
     view = JobView.of(core.jobs.find(job_id))
     return _page(request, caller, "job.html", {"job": view, "may_submit": caller.may(Scope.SUBMIT)})
+
+
+@router.get("/dead-letters")
+def dead_letters(request: Request, core: Core, caller: Reader) -> Response:
+    """Jobs that were given up, with the reason."""
+    values = {"letters": letters(core), "may_submit": caller.may(Scope.SUBMIT)}
+    return _page(request, caller, "dead_letters.html", values)
 
 
 @router.get("/models")

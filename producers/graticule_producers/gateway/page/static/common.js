@@ -39,7 +39,7 @@ export const rounded = (value, digits = 1) => (value === null || value === undef
 async function act(button) {
   button.disabled = true;
   try {
-    await ask(`/api/v1/jobs/${button.dataset.job}/${button.dataset.action}`, { method: "POST" });
+    await ask(`/api/v1/${button.dataset.kind ?? "jobs"}/${button.dataset.job}/${button.dataset.action}`, { method: "POST" });
     location.reload();
   } catch (error) {
     tell(error.message);
