@@ -33,6 +33,8 @@ app = typer.Typer(
 )
 simulate_app = typer.Typer(help="Simulated instruments, for demonstrations and tests.", no_args_is_help=True)
 app.add_typer(simulate_app, name="simulate")
+tokens_app = typer.Typer(help="Tokens: who may ask the gateway for what.", no_args_is_help=True)
+app.add_typer(tokens_app, name="tokens")
 dead_letters_app = typer.Typer(
     help="Jobs that were given up although their picture may be good: look at them, send them again, drop them.",
     no_args_is_help=True,
@@ -85,10 +87,11 @@ def up(
     data_dir: DataDir = None,
     worker: Annotated[bool, typer.Option(help="Start a worker.")] = True,
     flower: Annotated[bool, typer.Option(help="Start Flower, the page that shows the queues.")] = True,
+    gateway: Annotated[bool, typer.Option(help="Start the gateway: the web page and the HTTP interfaces.")] = True,
 ) -> None:
     """Start a whole cluster on this machine and keep it running. Ctrl-C stops it; the data stay."""
     commands = _part("graticule.local.commands", "The embedded cluster", "local")
-    raise typer.Exit(commands.up(load_settings(data_dir=data_dir), worker=worker, flower=flower))
+    raise typer.Exit(commands.up(load_settings(data_dir=data_dir), worker=worker, flower=flower, gateway=gateway))
 
 
 @app.command()
@@ -264,6 +267,60 @@ def simulate_tiles(
             out=out, count=count, rate=rate, seed=seed, size=size, truth=truth, defect_share=defect_share
         )
     )
+
+
+# -- the gateway ------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def gateway(
+    host: Annotated[str | None, setting_option("gateway_host", "--host")] = None,
+    port: Annotated[int | None, setting_option("gateway_port", "--port")] = None,
+    auth: Annotated[str | None, setting_option("gateway_auth", "--auth")] = None,
+    log_level: Annotated[str | None, setting_option("log_level")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Serve the web page and the HTTP interfaces, until told to stop."""
+    service = _part("graticule_producers.gateway.service", "The gateway", "gateway")
+    settings = load_settings(
+        gateway_host=host, gateway_port=port, gateway_auth=auth, log_level=log_level, data_dir=data_dir
+    )
+    configure_logging(settings.log_level)
+    raise typer.Exit(service.serve(settings))
+
+
+@tokens_app.command("create")
+def tokens_create(
+    name: Annotated[str, typer.Argument(help="Who or what it is for.")],
+    scopes: Annotated[
+        list[str] | None, typer.Option("--scope", help="submit, read or admin; repeatable. Default: submit and read.")
+    ] = None,
+    expires: Annotated[str, typer.Option(help="12h, 90d, 4w, or never.")] = "90d",
+    data_dir: DataDir = None,
+) -> None:
+    """Make a token for the gateway and print it. It cannot be shown again: only its hash is kept."""
+    from graticule import tokens_command
+
+    settings = load_settings(data_dir=data_dir)
+    raise typer.Exit(tokens_command.create(settings, name, scopes or ["submit", "read"], expires))
+
+
+@tokens_app.command("list")
+def tokens_list(data_dir: DataDir = None) -> None:
+    """List the tokens: id, name, scopes, when they were made and until when they are good."""
+    from graticule import tokens_command
+
+    raise typer.Exit(tokens_command.show(load_settings(data_dir=data_dir)))
+
+
+@tokens_app.command("revoke")
+def tokens_revoke(
+    identity: Annotated[str, typer.Argument(metavar="ID", help="Id of the token, as listed.")], data_dir: DataDir = None
+) -> None:
+    """Make a token worthless, at once for new connections, within ten seconds for the others."""
+    from graticule import tokens_command
+
+    raise typer.Exit(tokens_command.revoke(load_settings(data_dir=data_dir), identity))
 
 
 # -- models --------------------------------------------------------------------------------------------------

@@ -41,9 +41,14 @@ class Event(Message):
     model: str
     stream: str
     filename: str
+    sequence: int | None = None
     count: int | None = None
     area_fraction: float | None = None
+    mean_radius: float | None = None
+    error: str = ""
     message: str = ""
+    captured_at: AwareDatetime | None = None
+    submitted_at: AwareDatetime | None = None
     completed_at: AwareDatetime
 
     @classmethod
@@ -56,11 +61,22 @@ class Event(Message):
             model=outcome.job.model,
             stream=outcome.job.stream,
             filename=outcome.job.image.filename,
+            sequence=outcome.job.sequence,
             count=measured.count if measured else None,
             area_fraction=measured.area_fraction if measured else None,
+            mean_radius=measured.mean_radius if measured else None,
+            error=outcome.error if isinstance(outcome, Failure) else "",
             message=outcome.message if isinstance(outcome, Failure) else "",
+            captured_at=outcome.job.captured_at,
+            submitted_at=outcome.job.submitted_at,
             completed_at=outcome.completed_at,
         )
+
+    @property
+    def ending(self) -> str:
+        """What is told once. A job has one result, but fails once for each submission."""
+        submission = f":{self.submitted_at.timestamp()}" if self.status == "failed" and self.submitted_at else ""
+        return f"{self.job_id}:{self.status}{submission}"
 
 
 class Events:
@@ -82,7 +98,7 @@ class Events:
         keys = [self._told, self._counters, self._stream]
         arguments = [
             event.completed_at.timestamp(),
-            f"{event.job_id}:{event.status}",
+            event.ending,
             event.status,
             event.model_dump_json(),
             REMEMBERED,
@@ -99,12 +115,21 @@ class Events:
 
     def read(self, after: str, *, wait: float = 0, limit: int = 1000) -> tuple[list[Event], str]:
         """Events after position `after` and the new position; waits up to `wait` seconds for the first one."""
+        entries = self.entries(after, wait=wait, limit=limit)
+        return [event for _, event in entries], entries[-1][0] if entries else after
+
+    def entries(self, after: str, *, wait: float = 0, limit: int = 1000) -> list[tuple[str, Event]]:
+        """Events after position `after`, each with its own position; waits up to `wait` seconds for the first one."""
         block = max(1, int(wait * 1000)) if wait > 0 else None
         with translated_redis_errors(self.settings):
             answer = self._redis.xread({self._stream: after}, count=limit, block=block)
-        entries = _entries(answer)
-        events = [Event.model_validate_json(fields["event"]) for _, fields in entries]
-        return events, entries[-1][0] if entries else after
+        return [(position, Event.model_validate_json(fields["event"])) for position, fields in _entries(answer)]
+
+    def first_id(self) -> str:
+        """The position of the oldest event that is kept; empty without one."""
+        with translated_redis_errors(self.settings):
+            oldest = cast("list[tuple[str, Any]]", self._redis.xrange(self._stream, count=1))
+        return oldest[0][0] if oldest else ""
 
     def counts(self) -> dict[str, int]:
         """Jobs that succeeded and failed since Redis was last empty."""

@@ -122,6 +122,39 @@ class Settings(BaseSettings):
     metrics_port: int = Field(
         default=0, ge=0, le=65535, description="Port on which a worker answers Prometheus. 0: it does not."
     )
+    gateway_host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
+    gateway_port: int = Field(default=8080, ge=0, le=65535, description="Port of the gateway. 0: any free one.")
+    gateway_auth: Literal["auto", "on", "off"] = Field(
+        default="auto", description="Whether the gateway wants a token. auto: unless it listens on loopback only."
+    )
+    gateway_hosts: str = Field(
+        default="",
+        description="Host names by which browsers may call the gateway, comma-separated. Empty: on loopback only"
+        " localhost and 127.0.0.1, elsewhere any.",
+    )
+    gateway_origins: str = Field(
+        default="", description="Origins whose pages may call the gateway (CORS), comma-separated. Empty: none."
+    )
+    gateway_max_body: int = Field(default=512 * 1024**2, gt=0, description="Largest accepted request body, in bytes.")
+    gateway_max_files: int = Field(default=100, gt=0, description="Most files in one request.")
+    gateway_max_decoded: int = Field(
+        default=1024**3, gt=0, description="Largest picture that the gateway takes or draws, in bytes once decoded."
+    )
+    gateway_max_queue: int = Field(
+        default=10_000, gt=0, description="Jobs that may wait in one queue before the gateway refuses more (503)."
+    )
+    gateway_max_wait: Seconds = Field(default=60, description="Longest time that a request may wait for its result, s.")
+    gateway_requests_per_minute: int = Field(
+        default=6000, ge=0, description="Requests that one token may make in a minute before 429. 0: any number."
+    )
+    gateway_body_timeout: Seconds = Field(
+        default=20, description="Seconds without a byte of the request after which a client is given up."
+    )
+    gateway_session_hours: Seconds = Field(default=12, description="Hours after which a browser has to log in again.")
+    gateway_analyze_model: str = Field(default="tile-defects", description="Model behind POST /analyze.")
+    gateway_status_stream: str = Field(
+        default="", description="Stream that /api/status and /api/data show. Empty: the one with the newest result."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line."
     )
@@ -143,7 +176,7 @@ class Settings(BaseSettings):
         """What every Redis key begins with."""
         return f"{self.namespace}:" if self.namespace else ""
 
-    def bucket(self, purpose: Literal["images", "jobs", "results", "models"]) -> str:
+    def bucket(self, purpose: Literal["images", "jobs", "results", "models", "access"]) -> str:
         """Name of the bucket that serves `purpose`."""
         return f"{self.namespace}-{purpose}" if self.namespace else purpose
 

@@ -1,4 +1,4 @@
-"""The object store: four buckets of any S3 server, spoken to through the `minio` client.
+"""The object store: five buckets of any S3 server, spoken to through the `minio` client.
 
 Errors of the network and of the server become `StoreUnavailable` here and nowhere else.
 """
@@ -25,8 +25,8 @@ from graticule.jobs import ImageRef
 from graticule.settings import Settings
 from graticule.signature import Signer, object_path
 
-Purpose = Literal["images", "jobs", "results", "models"]
-PURPOSES: tuple[Purpose, ...] = ("images", "jobs", "results", "models")
+Purpose = Literal["images", "jobs", "results", "models", "access"]
+PURPOSES: tuple[Purpose, ...] = ("images", "jobs", "results", "models", "access")
 
 IN_MEMORY_LIMIT = 16 * 1024**2
 """Files up to this size are read once, hashed and sent from memory; larger ones are streamed twice."""
@@ -40,7 +40,7 @@ _CODES = {404: "NoSuchKey", 412: "PreconditionFailed"}
 
 
 class Store:
-    """Object storage with one bucket for each right (images, jobs, results, models). Thread-safe."""
+    """Object storage with one bucket for each right (images, jobs, results, models, access). Thread-safe."""
 
     def __init__(self, settings: Settings, *, retries: int = 3) -> None:
         """Connect lazily: nothing is sent before the first call.
@@ -66,7 +66,7 @@ class Store:
     # -- whole buckets ---------------------------------------------------------------------------------
 
     def create_buckets(self) -> None:
-        """Make the four buckets where they are missing."""
+        """Make the buckets where they are missing."""
         for purpose in PURPOSES:
             name = self.settings.bucket(purpose)
             with self._translated(f"create bucket {name}"):
@@ -145,12 +145,15 @@ class Store:
 
         Raises SourceUnreadable when the file cannot be read, or changed while it was read.
         """
-        filename = printable_name(path)
         with unreadable_source(path), path.open("rb") as file:
-            head = file.read(IN_MEMORY_LIMIT)
-            if len(head) < IN_MEMORY_LIMIT:
-                return self.put_image(head, filename, media_type)
-            return self._put_large(file, filename, media_type)
+            return self.put_image_stream(file, printable_name(path), media_type)
+
+    def put_image_stream(self, file: BinaryIO, filename: str, media_type: str = "application/octet-stream") -> ImageRef:
+        """Store an open image file from its present position, 0, without holding more than a part of it in memory."""
+        head = file.read(IN_MEMORY_LIMIT)
+        if len(head) < IN_MEMORY_LIMIT:
+            return self.put_image(head, filename, media_type)
+        return self._put_large(file, filename, media_type)
 
     def get_image(self, ref: ImageRef) -> bytes:
         """Read an image and check it against its SHA-256. Raises NotFound, Corrupted."""

@@ -7,12 +7,12 @@ import logging
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from graticule import formats
 from graticule.broker import Bell
 from graticule.errors import BrokerUnavailable, ImageTooLarge
-from graticule.jobs import Job, Lane, Source, job_identity, new_job
+from graticule.jobs import Job, Lane, Source, job_identity, new_job, utc_now
 from graticule.records import Records
 from graticule.settings import Settings
 from graticule.store import Store, printable, printable_name, unreadable_source
@@ -100,6 +100,25 @@ class Submitter:
                 lane=lane,
             )
         )
+
+    def submit_stream(
+        self,
+        file: BinaryIO,
+        filename: str,
+        model: str,
+        *,
+        parameters: dict[str, Any] | None = None,
+        stream: str = "",
+        lane: Lane = Lane.INTERACTIVE,
+    ) -> Job:
+        """Submit an open file that somebody uploaded, at its beginning. Raises StoreUnavailable."""
+        image = self.store.put_image_stream(file, filename, formats.media_type(filename))
+        source = Source(producer=self.producer, host=self._host)
+        return self._send(new_job(image, model, source=source, parameters=parameters, stream=stream, lane=lane))
+
+    def submit_again(self, job: Job) -> Job:
+        """Try a job once more: a submission of now, which an earlier failure does not answer."""
+        return self._send(job.model_copy(update={"submitted_at": utc_now()}))
 
     def ring(self, job: Job) -> None:
         """Ring for a recorded job; without Redis the reconciler will."""

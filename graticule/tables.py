@@ -39,7 +39,7 @@ _FLUSH_EVERY = 20
 _FORMULA = re.compile("'*[=+\\-@\\t\\r\\n＝＋－＠]")
 
 _STAGES = tuple(Timings.model_fields)
-_OBJECT_COLUMNS: Columns = (
+OBJECT_COLUMNS: Columns = (
     ("file", "text"),
     ("path", "text"),
     ("job_id", "text"),
@@ -160,7 +160,7 @@ class Tables:
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         """`classes`: names of the model's classes, without its background. Raises MissingPart, OSError."""
         self.folder = folder
-        columns = {RESULTS: result_columns(classes), OBJECTS: _OBJECT_COLUMNS}
+        columns = {RESULTS: result_columns(classes), OBJECTS: OBJECT_COLUMNS}
         self._files = {name: _open_table(folder, name, columns[name]) for name in columns}
         self._early: dict[int, Entry] = {}
         self._next = 0

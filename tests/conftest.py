@@ -35,6 +35,11 @@ def cluster_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setti
 @pytest.fixture
 def settings(cluster_settings: Settings) -> Iterator[Settings]:
     """The session's cluster, in a namespace that no other test shares and that is removed afterwards."""
+    yield from in_own_namespace(cluster_settings)
+
+
+def in_own_namespace(cluster_settings: Settings) -> Iterator[Settings]:
+    """A cluster's settings with a namespace of their own; everything in it is removed afterwards."""
     made = cluster_settings.model_copy(
         update={"namespace": f"t{secrets.token_hex(4)}", "reconcile_interval": 1.0, "data_dir": Path("/nonexistent")}
     )

@@ -48,6 +48,7 @@ class ClusterInfo:
     pid: int
     started_at: str
     flower_url: str
+    gateway_url: str
     parts: dict[str, dict[str, Any]]
 
 
@@ -59,11 +60,12 @@ def running_cluster(settings: Settings) -> ClusterInfo | None:
     raw = read_json(folder / CLUSTER_FILE)
     if not raw:
         return None
-    return ClusterInfo(folder, raw["pid"], raw["started_at"], raw.get("flower_url", ""), raw["parts"])
+    urls = raw.get("flower_url", ""), raw.get("gateway_url", "")
+    return ClusterInfo(folder, raw["pid"], raw["started_at"], *urls, raw["parts"])
 
 
 class EmbeddedCluster:
-    """Real Redis, S3 server, worker and Flower as children of this process, on the loopback interface only.
+    """Real Redis, S3 server, worker, Flower and gateway as children of this process, on the loopback interface only.
 
     Use it as a context manager (the children are watched by a thread), or call `start` and `run_forever`.
     """
@@ -74,12 +76,13 @@ class EmbeddedCluster:
         *,
         worker: bool = True,
         flower: bool = True,
+        gateway: bool = False,
         on_message: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`on_message` is told what happens to the parts, one line at a time."""
         self.folder = settings.data_dir.absolute()
         self._given = settings
-        self._with = {parts.WORKER: worker, parts.FLOWER: flower}
+        self._with = {parts.WORKER: worker, parts.FLOWER: flower, parts.GATEWAY: gateway}
         self._say = on_message
         self._lock = FileLock(self.folder / LOCK_FILE)
         self._children: list[Child] = []
@@ -173,7 +176,11 @@ class EmbeddedCluster:
         place, settings = self._start_servers()
         for manifest in publish_shipped_models(settings):
             self._say(f"model {manifest.reference} is published")
-        optional = {parts.WORKER: parts.worker_part(place, settings), parts.FLOWER: parts.flower_part(place, settings)}
+        optional = {
+            parts.WORKER: parts.worker_part(place, settings),
+            parts.FLOWER: parts.flower_part(place, settings),
+            parts.GATEWAY: parts.gateway_part(place, settings),
+        }
         self._start_together([part for name, part in optional.items() if self._with[name]])
         self._describe()
         return settings
@@ -196,6 +203,7 @@ class EmbeddedCluster:
 
     def _choose_place(self) -> Place:
         kept = {name: int(port) for name, port in read_json(self.folder / parts.PORTS_FILE).items()}
+        kept.setdefault(parts.GATEWAY, self._given.gateway_port)
         ports = choose_ports(parts.PORT_NAMES, kept)
         write_private(self.folder / parts.PORTS_FILE, json.dumps(ports))
         return Place(self.folder, ports, parts.load_credentials(self.folder))
@@ -271,6 +279,7 @@ class EmbeddedCluster:
             "pid": os.getpid(),
             "started_at": self._started_at,
             "flower_url": self._place.flower_url if self._with[parts.FLOWER] else "",
+            "gateway_url": self._place.gateway_url if self._with[parts.GATEWAY] else "",
             "parts": {
                 child.part.name: {"pid": child.pid, "address": child.part.address, "restarts": child.restarts}
                 for child in self._children

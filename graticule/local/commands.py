@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -25,9 +26,12 @@ console = Console(soft_wrap=True)
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 
-def up(settings: Settings, *, worker: bool, flower: bool) -> int:
+def up(settings: Settings, *, worker: bool, flower: bool, gateway: bool) -> int:
     """Start the cluster and keep it running until Ctrl-C."""
-    cluster = EmbeddedCluster(settings, worker=worker, flower=flower, on_message=_say)
+    if gateway and not importlib.util.find_spec("fastapi"):
+        _say('there is no web page: pip install "graticule[gateway]" brings it')
+        gateway = False
+    cluster = EmbeddedCluster(settings, worker=worker, flower=flower, gateway=gateway, on_message=_say)
     with _terminated_like_interrupted():
         running = cluster.start()
     for name in _overriding_environment():
@@ -101,7 +105,8 @@ def _overriding_environment() -> list[str]:
 
 def _welcome(settings: Settings) -> Panel:
     info = running_cluster(settings)
-    lines = [
+    lines = [f"page      {info.gateway_url}", ""] if info and info.gateway_url else []
+    lines += [
         f"data      {settings.data_dir}",
         f"logs      {settings.data_dir / 'logs'}",
         f"storage   {settings.s3_url}",

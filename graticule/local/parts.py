@@ -27,7 +27,7 @@ from graticule.settings import Settings
 from graticule.store import Store
 from graticule.workers_index import WorkersIndex
 
-REDIS, S3, WORKER, FLOWER = "redis", "s3", "worker", "flower"
+REDIS, S3, WORKER, FLOWER, GATEWAY = "redis", "s3", "worker", "flower", "gateway"
 CREDENTIALS_FILE = "credentials.json"
 PORTS_FILE = "ports.json"
 FLOWER_USER = "graticule"
@@ -35,7 +35,7 @@ FLOWER_USER = "graticule"
 _SIGNING = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
 _GRPC_PARTS = ("master", "volume", "filer", "s3", "admin", "worker", "mq", "msg_broker", "client")
 
-PORT_NAMES = ("redis", "s3", "s3-master", "s3-filer", "s3-volume", "s3-admin", "flower")
+PORT_NAMES = ("redis", "s3", "s3-master", "s3-filer", "s3-volume", "s3-admin", "flower", "gateway")
 
 SERVERS, USERS = 0, 1
 """Stages: Redis and the S3 server, then the worker and Flower, which use them."""
@@ -63,6 +63,11 @@ class Place:
     def flower_url(self) -> str:
         """Address of Flower's page."""
         return f"http://127.0.0.1:{self.ports['flower']}"
+
+    @property
+    def gateway_url(self) -> str:
+        """Address of the web page."""
+        return f"http://127.0.0.1:{self.ports['gateway']}"
 
     def addresses(self) -> dict[str, Any]:
         """What the settings of every process of this cluster must say."""
@@ -240,6 +245,20 @@ def flower_part(place: Place, settings: Settings) -> Part:
     )
 
 
+def gateway_part(place: Place, settings: Settings) -> Part:
+    """The web page and the HTTP interfaces."""
+    own = settings.model_copy(update={"gateway_host": "127.0.0.1", "gateway_port": place.ports["gateway"]})
+    return Part(
+        name=GATEWAY,
+        command=[sys.executable, "-m", "graticule", "gateway"],
+        folder=place.folder,
+        environment={**own.to_env(), **_mark(place)},
+        stage=USERS,
+        is_ready=lambda _: _answers(place.gateway_url + "/readyz"),
+        address=place.gateway_url,
+    )
+
+
 def _redis_is(pid: int, settings: Settings) -> bool:
     try:
         with connect_redis(settings) as client:
@@ -272,8 +291,12 @@ def _worker_is(pid: int, settings: Settings) -> bool:
 
 def flower_answers(url: str) -> bool:
     """Whether Flower's page is there. Needs no password."""
+    return _answers(url + "/healthcheck")
+
+
+def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url + "/healthcheck", timeout=2) as answer:  # noqa: S310 (loopback)
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 (loopback)
             return answer.status == 200
     except (OSError, urllib.error.URLError):
         return False

@@ -210,12 +210,12 @@ def gone(pids: list[int]) -> bool:
 
 @pytest.mark.slow
 def test_a_killed_supervisor_leaves_no_orphan_and_the_next_start_has_the_data(tmp_path):
-    with Up(tmp_path, "--no-worker", "--no-flower") as up:
+    with Up(tmp_path, "--no-worker", "--no-flower", "--no-gateway") as up:
         Store(up.settings).put("images", "k", b"kept", "x/y")
         pids = up.pids()
     until(lambda: gone(pids), 20)
     assert running_cluster(up.settings) is None
-    with Up(tmp_path, "--no-worker", "--no-flower") as again:
+    with Up(tmp_path, "--no-worker", "--no-flower", "--no-gateway") as again:
         assert again.settings.s3_url == up.settings.s3_url
         assert Store(again.settings).get("images", "k") == b"kept"
         pids = again.pids()
@@ -228,7 +228,7 @@ def test_a_killed_supervisor_leaves_no_orphan_and_the_next_start_has_the_data(tm
 
 @pytest.mark.slow
 def test_everything_killed_at_once_starts_again_with_its_data(tmp_path):
-    with Up(tmp_path, "--no-worker", "--no-flower") as up:
+    with Up(tmp_path, "--no-worker", "--no-flower", "--no-gateway") as up:
         Store(up.settings).put("images", "k", b"kept", "x/y")
         victims = [up.process.pid, *(c.pid for c in psutil.Process(up.process.pid).children(recursive=True))]
         for pid in victims:
@@ -239,13 +239,15 @@ def test_everything_killed_at_once_starts_again_with_its_data(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_whole_cluster_with_worker_and_flower(tmp_path):
+def test_the_whole_cluster_with_worker_flower_and_gateway(tmp_path):
     with Up(tmp_path) as up:
         described = up.described()
-        assert set(described["parts"]) == {"redis", "s3", "worker", "flower"}
+        assert set(described["parts"]) == {"redis", "s3", "worker", "flower", "gateway"}
         with pytest.raises(urllib.error.HTTPError, match="401") as refused:
             urllib.request.urlopen(described["flower_url"], timeout=10)
         refused.value.close()
+        with urllib.request.urlopen(described["gateway_url"], timeout=10) as page:
+            assert b"Measure a picture" in page.read()
         status = collect_status(up.settings)
         assert status.problems == []
         assert status.models

@@ -1,0 +1,1 @@
+"""The gateway: HTTP uploads, results, the web page, and the interfaces of clients that already exist."""

@@ -1,0 +1,1 @@
+"""The native interface, /api/v1."""

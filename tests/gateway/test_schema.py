@@ -1,0 +1,31 @@
+"""The interface does what its OpenAPI document says: schemathesis with every check."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from graticule.store import Store
+from graticule.tokens import Scope, TokenStore
+
+pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+
+CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+
+
+@pytest.mark.slow
+def test_no_server_error_no_undocumented_status_no_body_against_its_schema(guarded, shared, worker):
+    token = TokenStore(Store(shared)).create("schemathesis", frozenset({Scope.ADMIN}), timedelta(hours=1))[1]
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION), "run"]
+    options = ["--max-examples", "15", "--phases", "coverage,fuzzing", "--request-timeout", "60", "--workers", "2"]
+    # Listening to events never ends.
+    options += ["--exclude-path", "/api/v1/events", "--header", f"Authorization: Bearer {token}"]
+    run = subprocess.run(
+        [*command, f"{guarded.url}/openapi.json", *options], capture_output=True, text=True, timeout=110
+    )
+    assert run.returncode == 0, run.stdout[-6000:]
+    assert worker.alive
