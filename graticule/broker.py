@@ -16,8 +16,6 @@ from graticule.jobs import Job, Lane
 from graticule.settings import Settings
 
 ANALYSE_TASK = "graticule.analyse"
-RUNG_AGAIN = "graticule_rung_again"
-"""Header of a message that takes the place of a lost one: its job may have ended already."""
 
 _SEND_POLICY = {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1.0}
 
@@ -87,11 +85,8 @@ class Bell:
         self.url = redacted(settings.redis_url.get_secret_value())
         self._app = app or make_celery(settings)
 
-    def ring(self, job: Job, *, again: bool = False) -> None:
-        """Send the message for `job`. Raises BrokerUnavailable; the job's record stays, and a worker will find it.
-
-        `again`: an earlier message was lost.
-        """
+    def ring(self, job: Job) -> None:
+        """Send the message for `job`. Raises BrokerUnavailable; the job's record stays, and a worker will find it."""
         try:
             self._app.send_task(
                 ANALYSE_TASK,
@@ -100,7 +95,6 @@ class Bell:
                 queue=job.queue,
                 argsrepr="",  # a second copy of the job in every message otherwise
                 kwargsrepr="",
-                headers={RUNG_AGAIN: True} if again else None,
                 retry=True,
                 retry_policy=_SEND_POLICY,
             )

@@ -126,7 +126,7 @@ class Reconciler:
             job = self.records.read_pending(record.key)
         except NotFound:
             return 0
-        self._bell.ring(job, again=True)
+        self._bell.ring(job)
         with translated_redis_errors(self.settings):
             self._redis.set(self._rung_key + job.job_id, 1, px=int(self.settings.visibility_timeout * 1000))
         log.warning("job %s (%s) had lost its message and was sent again", job.job_id, job.image.filename)

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from functools import cache, partial
 
 import onnxruntime
@@ -88,18 +87,6 @@ class Stopwatch:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
 
 
-class Delivery(Enum):
-    """How a job came to this worker."""
-
-    FIRST = "first"
-    """Nobody had it before. Should it have ended all the same, as a submission of equal contents, it is carried out
-    once more and the first result stays: looking beforehand would cost each job a request."""
-    RUNG_AGAIN = "rung again"
-    """Its message was lost. It may have ended."""
-    REDELIVERED = "redelivered"
-    """A worker had it and did not answer for it. It may have ended, or the worker may have died of it."""
-
-
 class Runner:
     """Runs jobs for one worker process. Thread-safe."""
 
@@ -126,14 +113,15 @@ class Runner:
         self._lock = threading.Lock()
         self._watches: set[Stopwatch] = set()
 
-    def run(self, job: Job, delivery: Delivery = Delivery.FIRST) -> None:
+    def run(self, job: Job, *, redelivered: bool = False) -> None:
         """Bring a job to its end and have its pending record removed. A job that has ended already is left as it is.
 
+        `redelivered`: a worker had it and did not answer for it; it may have died of it.
         Raises DeadlineReached when the job has to go back to the queue.
         """
-        deaths = self._deaths_of(job) if delivery is Delivery.REDELIVERED else ()
+        deaths = self._deaths_of(job) if redelivered else ()
         if len(deaths) < MAX_DEATHS:
-            deaths = self._run(job, deaths, look_first=delivery is not Delivery.FIRST)
+            deaths = self._run(job, deaths)
         elif not self._finished_before(job):
             self._give_up(job, deaths, "route")
         if deaths:
@@ -162,7 +150,7 @@ class Runner:
 
     # -- tries -------------------------------------------------------------------------------------------------
 
-    def _run(self, job: Job, deaths: tuple[Death, ...], *, look_first: bool) -> tuple[Death, ...]:
+    def _run(self, job: Job, deaths: tuple[Death, ...]) -> tuple[Death, ...]:
         """Try until the job has ended; the deaths that it has seen by then."""
         deadline = time.monotonic() + self.settings.task_deadline
         pauses, tries = _pauses(), 0
@@ -170,7 +158,7 @@ class Runner:
             watch = Stopwatch(job.job_id)
             tries += 1
             try:
-                self._try(job, watch, alone=bool(deaths), look_first=look_first or tries > 1)
+                self._try(job, watch, alone=bool(deaths))
                 return deaths
             except (StoreUnavailable, BrokerUnavailable) as error:
                 trouble = error
@@ -187,12 +175,12 @@ class Runner:
                 trouble = error
             _wait(next(pauses), deadline, trouble)
 
-    def _try(self, job: Job, watch: Stopwatch, *, alone: bool, look_first: bool) -> None:
+    def _try(self, job: Job, watch: Stopwatch, *, alone: bool) -> None:
         with self._turnstile.passing(alone=alone):
             with self._lock:
                 self._watches.add(watch)
             try:
-                if not (look_first and self._finished_before(job)):
+                if not self._finished_before(job):
                     self._run_once(job, watch, alone=alone)
             finally:
                 with self._lock:

@@ -16,13 +16,12 @@ import celery
 import cv2
 import onnxruntime
 from celery import Task, signals
-from celery.app.task import Context
 from celery.exceptions import Reject, SecurityWarning
 from celery.worker import WorkController
 from pydantic import ValidationError
 
 from graticule import __version__
-from graticule.broker import ANALYSE_TASK, RUNG_AGAIN, Bell, connect_redis, make_celery
+from graticule.broker import ANALYSE_TASK, Bell, connect_redis, make_celery
 from graticule.errors import GraticuleError, Trouble
 from graticule.events import Events
 from graticule.jobs import Job, Lane, queue_name
@@ -39,7 +38,7 @@ from graticule_workers.leases import Leases
 from graticule_workers.metrics import Metrics
 from graticule_workers.reconciler import Reconciler
 from graticule_workers.replacement import replace_process
-from graticule_workers.runner import DeadlineReached, Delivery, Runner
+from graticule_workers.runner import DeadlineReached, Runner
 from graticule_workers.suspects import ACCOUNTED, INNOCENT, Suspects
 from graticule_workers.watchdog import Step, Watchdog, engine_steps
 
@@ -52,12 +51,6 @@ def _quiet_celery() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Celery warns of running as root because of pickle, which is not accepted here.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-
-
-def _delivery(request: Context) -> Delivery:
-    if (request.delivery_info or {}).get("redelivered"):
-        return Delivery.REDELIVERED
-    return Delivery.RUNG_AGAIN if getattr(request, RUNG_AGAIN, False) else Delivery.FIRST
 
 
 class _Once:
@@ -164,9 +157,10 @@ class WorkerService:
             log.error("a message is not a job and was kept as jobs/%s: %s", key, error)
             return
         request = task.request
+        redelivered = bool((request.delivery_info or {}).get("redelivered"))
         with self.leases.held(request.properties["delivery_tag"], job.job_id):
             try:
-                self.runner.run(job, _delivery(request))
+                self.runner.run(job, redelivered=redelivered)
             except DeadlineReached as error:
                 log.warning("job %s goes back to its queue: %s", job.job_id, error)
                 self._quietly(lambda: self.suspects.judge(job.job_id, INNOCENT))
