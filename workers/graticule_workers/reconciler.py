@@ -28,7 +28,10 @@ log = logging.getLogger(__name__)
 PAGE = 1000
 """Oldest records looked at in one sweep: the others come up when these are done."""
 
-_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+OVERTAKING = timedelta(seconds=5)
+"""Several producers write their records and ring at the same time: jobs that near in time may lie in any order."""
+
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 """Stands for a message that holds no job: nothing has overtaken it, the worker will throw it out."""
 
 EndJob = Callable[[Job, GraticuleError, str, int], None]
@@ -156,7 +159,7 @@ class Reconciler:
 
 
 def _overtaken(record: PendingKey, head: datetime | None) -> bool:
-    return head is None or record.submitted_at < head
+    return head is None or record.submitted_at < head - OVERTAKING
 
 
 def _job_of(message: dict[str, Any]) -> Job | None:
