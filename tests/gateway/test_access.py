@@ -45,6 +45,7 @@ def test_a_token_is_good_for_its_scopes(guarded, tokens):
     assert (sent, read) == ([403, 202, 202], [200, 403, 200])
 
 
+@pytest.mark.slow
 def test_a_revoked_or_expired_or_invented_token_is_worthless(guarded, tokens):
     good = made(tokens, Scope.READ)
     assert guarded.get("/api/v1/jobs", **bearer(good)).status == 200

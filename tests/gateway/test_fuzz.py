@@ -13,6 +13,8 @@ from tests.contract.test_formats import GREY16, RGB8, jpeg, png, tiff
 from tests.gateway.conftest import form
 from tests.worker.test_worker import picture
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 60
 """Mutations of each file."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 
+import pytest
+
 from graticule.broker import connect_redis
 from graticule.client import Client
 from graticule.store import Store
@@ -72,6 +74,7 @@ def test_a_waiting_job_can_be_cancelled_and_tried_again(start_gateway, start_wor
     assert gateway.post(f"{path}/retry").status == 409
 
 
+@pytest.mark.slow
 def test_a_job_of_another_producer_is_found_while_it_waits_and_when_it_is_done(start_gateway, brightness, start_worker):
     gateway = start_gateway()
     handle = Client(brightness).submit(picture(), "brightness", filename="theirs.png", stream="s")
