@@ -42,8 +42,8 @@ def picture(index: int) -> bytes:
     return png(pixels)
 
 
-def poison() -> bytes:
-    return png(np.full((64, 64), TRAP_LEVEL, np.uint8))
+def poison(index: int = 0) -> bytes:
+    return png(np.full((64, 64 + index), TRAP_LEVEL, np.uint8))
 
 
 def publish(settings: Settings, folder: Path, trap: Trap) -> None:
@@ -99,6 +99,25 @@ def test_a_job_that_crashes_the_process_goes_to_the_dead_letters_and_the_rest_fi
         wait_until(lambda: keep_alive(worker) or client.outcome(bad.job_id), 200, "the poison is given up")
         keep_alive(worker)
         assert_only_the_poison_is_given_up(client, good, bad)
+    finally:
+        worker.kill()
+
+
+@crashes_on_x86
+def test_innocent_jobs_that_wait_beside_several_poisons_are_not_given_up(settings, tmp_path):
+    """All eight are in the worker together, so each crash finds the innocent ones waiting."""
+    settings = settings.model_copy(update={"worker_threads": 8})
+    publish(settings, tmp_path / "model", "crash")
+    client, worker = Client(settings), WorkerProcess(settings, tmp_path / "worker.log")
+    bad = [client.submit(poison(index), MODEL, filename=f"poison {index}.png") for index in range(2)]
+    good = [client.submit(picture(index), MODEL, filename=f"{index}.png") for index in range(6)]
+    worker.start()
+    try:
+        ended = lambda: all(client.outcome(handle.job_id) for handle in [*bad, *good])  # noqa: E731
+        wait_until(lambda: keep_alive(worker) or ended(), 200, "all have come to an end")
+        failures = [client.outcome(handle.job_id) for handle in bad]
+        assert [failure.error for failure in failures if isinstance(failure, Failure)] == ["PoisonJob"] * 2
+        assert all(isinstance(client.outcome(handle.job_id), Result) for handle in good)
     finally:
         worker.kill()
 

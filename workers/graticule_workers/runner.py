@@ -15,7 +15,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 
@@ -119,13 +119,9 @@ class Runner:
         `redelivered`: a worker had it and did not answer for it; it may have died of it.
         Raises DeadlineReached when the job has to go back to the queue.
         """
-        deaths = self._deaths_of(job) if redelivered else ()
-        if len(deaths) < MAX_DEATHS:
-            deaths = self._run(job, deaths)
-        elif not self._finished_before(job):
-            self._give_up(job, deaths, "route")
+        deaths = self._run(job, self._deaths_of(job) if redelivered else ())
         if deaths:
-            self._clear(job)
+            self._tell(self.suspects.clear, job)
 
     def close(self) -> None:
         """Remove the pending records that are still to be removed."""
@@ -153,21 +149,21 @@ class Runner:
     def _run(self, job: Job, deaths: tuple[Death, ...]) -> tuple[Death, ...]:
         """Try until the job has ended; the deaths that it has seen by then."""
         deadline = time.monotonic() + self.settings.task_deadline
-        pauses, tries = _pauses(), 0
+        pauses, tries, died_in = _pauses(), 0, "route"
         while True:
             watch = Stopwatch(job.job_id)
             tries += 1
             try:
+                if len(deaths) >= MAX_DEATHS:
+                    self._give_up(job, deaths, died_in)
+                    return deaths
                 self._try(job, watch, alone=bool(deaths))
                 return deaths
             except (StoreUnavailable, BrokerUnavailable) as error:
                 trouble = error
             except EngineLost as error:
                 deaths = self._note_death(job, str(error)) or deaths if error.started else deaths
-                if len(deaths) >= MAX_DEATHS:
-                    self._give_up(job, deaths, watch.stage)
-                    return deaths
-                trouble = error
+                trouble, died_in = error, watch.stage
             except Exception as error:
                 if not isinstance(error, Trouble) or tries == MAX_TRIES:
                     self._fail_patiently(job, error, watch.stage, tries)
@@ -176,7 +172,11 @@ class Runner:
             _wait(next(pauses), deadline, trouble)
 
     def _try(self, job: Job, watch: Stopwatch, *, alone: bool) -> None:
+        if alone:
+            self._tell(self.suspects.waits, job)
         with self._turnstile.passing(alone=alone):
+            if alone:
+                self._tell(self.suspects.runs, job)
             with self._lock:
                 self._watches.add(watch)
             try:
@@ -217,6 +217,8 @@ class Runner:
             return ()
 
     def _give_up(self, job: Job, deaths: tuple[Death, ...], stage: str) -> None:
+        if self._finished_before(job):
+            return
         error = PoisonJob(
             f"{len(deaths)} processes died while they held this job, the last ones with nothing else at work.",
             data="The image is in the store.",
@@ -224,11 +226,12 @@ class Runner:
         )
         self._fail_patiently(job, error, stage, len(deaths), deaths)
 
-    def _clear(self, job: Job) -> None:
+    def _tell(self, what: Callable[[str], None], job: Job) -> None:
+        """Tell the record of suspects; without Redis the job goes on all the same."""
         try:
-            self.suspects.clear(job.job_id)
+            what(job.job_id)
         except BrokerUnavailable as error:
-            log.warning("job %s: its record of deaths stays for a while: %s", job.job_id, error)
+            log.warning("job %s: the record of its deaths is not up to date: %s", job.job_id, error)
 
     # -- one try -------------------------------------------------------------------------------------------------
 

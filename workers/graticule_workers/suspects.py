@@ -1,8 +1,8 @@
 """Suspects: jobs whose worker died while it held them.
 
 Usually a job was only near when something else went wrong. So it gets another try, alone in its process, where nothing
-else can be to blame; when it has seen three deaths it goes to the dead letters. A job that never saw one costs nothing
-here: only messages that were delivered before are looked up.
+else can be to blame (while it waits for that it is not blamed either); when it has seen three deaths it goes to the
+dead letters. A job that never saw one costs nothing here: only messages that were delivered before are looked up.
 """
 
 from __future__ import annotations
@@ -61,6 +61,15 @@ class Suspects:
         """Say beforehand why a message will come again: it is INNOCENT, or its death is ACCOUNTED for."""
         with translated_redis_errors(self._settings):
             self._redis.set(self._verdicts + job_id, verdict, ex=_REMEMBERED)
+
+    def waits(self, job_id: str) -> None:
+        """A suspect waits to be alone: if its process dies meanwhile, it was not the cause."""
+        self.judge(job_id, INNOCENT)
+
+    def runs(self, job_id: str) -> None:
+        """A suspect is alone now: if its process dies, it is to blame."""
+        with translated_redis_errors(self._settings):
+            self._redis.delete(self._verdicts + job_id)
 
     def clear(self, job_id: str) -> None:
         """The job has come to its end."""
