@@ -11,7 +11,6 @@ import numpy as np
 from benchmarks.bare import open_session
 from benchmarks.figures import Figure, figure, percentile
 from benchmarks.jobs import Endings, Sender
-from benchmarks.machine import usable_cores
 from benchmarks.models import TILE, BenchModel, prepare_models
 from benchmarks.pictures import tiles
 from benchmarks.processes import servers, worker
@@ -21,6 +20,7 @@ from graticule.jobs import Lane
 from graticule.manifest import read_model_folder
 from graticule.registry import Registry
 from graticule.settings import Settings
+from graticule_workers.engine.session import usable_cores
 
 _WARM_UP = 8
 _DISTINCT = 50

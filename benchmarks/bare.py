@@ -13,10 +13,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from benchmarks.machine import usable_cores
 from benchmarks.models import BenchModel
 from graticule import formats
 from graticule.manifest import read_model_folder
+from graticule_workers.engine.session import usable_cores
 from graticule_workers.pipelines.segmentation import Segmentation, encode_mask, segment
 
 Array = NDArray[np.float32]

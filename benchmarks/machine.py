@@ -13,6 +13,7 @@ import psutil
 
 from graticule import __version__
 from graticule.jobs import utc_now
+from graticule_workers.engine.session import usable_cores
 
 ROOT = Path(__file__).parents[1]
 """The source tree: benchmarks run from there, they are not part of the package."""
@@ -37,11 +38,6 @@ def describe() -> dict[str, Any]:
         "graticule": __version__,
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
     }
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

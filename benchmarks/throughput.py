@@ -17,7 +17,6 @@ from benchmarks.bare import BarePipeline
 from benchmarks.cpu import CpuMeter, engine_seconds
 from benchmarks.figures import Figure, figure, ratio
 from benchmarks.jobs import Endings, Sender, results_of
-from benchmarks.machine import usable_cores
 from benchmarks.models import NOOP, TILE, UNET, BenchModel, prepare_models
 from benchmarks.pictures import tiles
 from benchmarks.processes import WORKER, held, server_pids, servers, worker
@@ -25,6 +24,7 @@ from graticule.registry import Registry
 from graticule.results import Result, Timings
 from graticule.settings import Settings
 from graticule.store import Store
+from graticule_workers.engine.session import usable_cores
 
 _GOALS = {TILE: ">= 0.85", UNET: ">= 0.95"}
 _STAGES = [stage for stage in Timings.model_fields if stage != "queued"]

@@ -25,10 +25,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.bare import open_session
 from benchmarks.figures import Figure, figure
-from benchmarks.machine import usable_cores
 from graticule.manifest import Manifest, Postprocessing
 from graticule_producers.simulate import draw_tile
 from graticule_workers.analysis.probabilities import evidence
+from graticule_workers.engine.session import usable_cores
 from graticule_workers.pipelines.preprocess import prepare
 from graticule_workers.pipelines.segmentation import Infer, encode_mask, segment
 

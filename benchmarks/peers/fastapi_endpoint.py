@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import FastAPI, UploadFile  # pyright: ignore[reportMissingImports]  (extra `bench`)
 
-from benchmarks.machine import usable_cores
 from benchmarks.peers.plain import PlainModel
+from graticule_workers.engine.session import usable_cores
 
 model = PlainModel(threads=usable_cores())
 app = FastAPI()

@@ -7,8 +7,8 @@ import sys
 import litserve  # pyright: ignore[reportMissingImports]  (extra `bench`)
 import numpy as np
 
-from benchmarks.machine import usable_cores
 from benchmarks.peers.plain import Array, PlainModel, Prepared
+from graticule_workers.engine.session import usable_cores
 
 MOST_IN_A_BATCH = 8
 BATCH_WAIT = 0.002

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import redis
 
-from benchmarks.machine import ROOT, usable_cores
+from benchmarks.machine import ROOT
 from benchmarks.models import BenchModel
 from benchmarks.peers.load import FORM_HEADERS, form
 from benchmarks.peers.plain import MODEL_FOLDER, REDIS_URL
@@ -27,6 +27,7 @@ from graticule.local.child import Part
 from graticule.local.ports import choose_ports
 from graticule.registry import Registry
 from graticule.settings import Settings
+from graticule_workers.engine.session import usable_cores
 
 GRATICULE, FASTAPI, QUEUE = "graticule", "FastAPI", "FastAPI + Celery"
 LITSERVE, LITSERVE_WORKERS = "LitServe", "LitServe, a worker a core"
