@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import re
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 from python_multipart.exceptions import MultipartParseError
@@ -34,8 +34,19 @@ LONGEST_NAME = 255
 MOST_FIELDS = 50
 LONGEST_FIELD = 64 * 1024
 
+FILE = {"type": "string", "format": "binary"}
+"""A file in the description of a form."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LONGEST_HEADER = 8 * 1024
+
+
+def form_body(
+    properties: Mapping[str, Any], required: Sequence[str], other_types: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The OpenAPI description of a body that `read_upload` reads: a form, or one of `other_types`."""
+    form = {"schema": {"type": "object", "properties": dict(properties), "required": list(required)}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": form, **(other_types or {})}}}
 
 
 class _Spool(tempfile.SpooledTemporaryFile[bytes]):

@@ -18,7 +18,7 @@ from graticule_producers.gateway.core import Core, Gateway
 from graticule_producers.gateway.idempotency import fingerprint_of
 from graticule_producers.gateway.jobs import Found, Order
 from graticule_producers.gateway.problems import Problem, documented, mistakes_of
-from graticule_producers.gateway.uploads import Upload, check_picture, read_upload
+from graticule_producers.gateway.uploads import FILE, Upload, check_picture, form_body, read_upload
 from graticule_producers.gateway.views import JOBS, JobPage, JobView, Submission
 
 router = APIRouter(prefix=JOBS, tags=["jobs"])
@@ -35,25 +35,11 @@ _FIELDS = {
     "lane": {"type": "string", "enum": [lane.value for lane in Lane]},
     "wait": {"type": "string", "description": "Seconds to wait for the results."},
 }
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        **_FIELDS,
-                        "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                    },
-                    "required": ["file"],
-                }
-            },
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
-}
+_BODY = form_body(
+    {**_FIELDS, "file": {"type": "array", "items": FILE}},
+    required=["file"],
+    other_types={"application/octet-stream": {"schema": FILE}, "image/*": {"schema": FILE}},
+)
 _REFUSALS = documented(400, 401, 403, 408, 409, 413, 415, 422, 429, 503)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
@@ -19,26 +19,13 @@ from graticule_producers.gateway.api.jobs import Submitting
 from graticule_producers.gateway.core import Core, Gateway
 from graticule_producers.gateway.existing.asking import measured, the_picture
 from graticule_producers.gateway.problems import documented
-from graticule_producers.gateway.uploads import read_upload
+from graticule_producers.gateway.uploads import FILE, form_body, read_upload
 
 router = APIRouter(tags=["existing clients"])
 
 _FORMER_SIDE = 224
 """Side of the square that the former service answered with, px, where the model has no size of its own."""
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"image": {"type": "string", "format": "binary"}},
-                    "required": ["image"],
-                }
-            }
-        },
-    }
-}
+_BODY = form_body({"image": FILE}, required=["image"])
 
 
 class Prediction(BaseModel):

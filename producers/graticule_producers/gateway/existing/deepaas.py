@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field
@@ -16,7 +16,7 @@ from graticule_producers.gateway.api.jobs import Reading, Submitting
 from graticule_producers.gateway.core import Core, Gateway
 from graticule_producers.gateway.existing.asking import measured, the_picture
 from graticule_producers.gateway.problems import Problem, documented
-from graticule_producers.gateway.uploads import read_upload
+from graticule_producers.gateway.uploads import FILE, form_body, read_upload
 from graticule_producers.gateway.views import links_of
 
 router = APIRouter(prefix="/v2/models", tags=["existing clients"])
@@ -25,23 +25,9 @@ Name = Annotated[str, Path(pattern=rf"^{MODEL_PATTERN}$", description="Name of a
 TrainingId = Annotated[str, Path(max_length=100, description="Identity of a training.")]
 
 _PNG = "image/png"
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "input_file": {"type": "string", "format": "binary"},
-                        "threshold": {"type": "number", "minimum": 0, "maximum": 1},
-                    },
-                    "required": ["input_file"],
-                }
-            }
-        },
-    }
-}
+_BODY = form_body(
+    {"input_file": FILE, "threshold": {"type": "number", "minimum": 0, "maximum": 1}}, required=["input_file"]
+)
 
 
 class Link(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from fastapi import APIRouter, Request
 
@@ -11,27 +11,14 @@ from graticule.manifest import Task
 from graticule_producers.gateway.api.jobs import Submitting
 from graticule_producers.gateway.core import Core
 from graticule_producers.gateway.problems import Problem, documented
-from graticule_producers.gateway.uploads import read_upload
+from graticule_producers.gateway.uploads import FILE, form_body, read_upload
 
 router = APIRouter(tags=["existing clients"])
 
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "parameters": {"type": "string", "description": "JSON: physical_params and file_params."},
-                    },
-                    "required": ["file", "parameters"],
-                }
-            }
-        },
-    }
-}
+_BODY = form_body(
+    {"file": FILE, "parameters": {"type": "string", "description": "JSON: physical_params and file_params."}},
+    required=["file", "parameters"],
+)
 
 
 @router.post(
