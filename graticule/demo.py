@@ -151,7 +151,7 @@ class Finished:
     def of(cls, outcome: Result | Failure) -> Finished:
         """Keep of an outcome what the demo shows."""
         job = outcome.job
-        measured = outcome.measurements if isinstance(outcome, Result) else None
+        measured = outcome.segmentation if isinstance(outcome, Result) else None
         kinds = measured.count_by_class.items() if measured else ()
         return cls(
             job_id=job.job_id,
@@ -336,7 +336,7 @@ class _Show:
             result = self.client.outcome(one.job_id)
             if not isinstance(result, Result):
                 return None
-            objects = result.measurements.objects
+            objects = result.segmentation.objects
             drawn = overlay(self.client.picture(result), self.client.mask(result), objects, colours)
         except GraticuleError as error:
             self.console.print(str(error), markup=False)

@@ -113,7 +113,7 @@ async def predict(
         result = await measured(core, the_picture(upload, "input_file"), name, parameters)
     if _PNG in accept and "application/json" not in accept:
         return Response(await asyncio.to_thread(core.renderings.binary_png, result), media_type=_PNG)
-    found = result.measurements
+    found = result.segmentation
     predictions = Predictions(
         job_id=result.job.job_id,
         count=found.count,

@@ -66,7 +66,7 @@ class DefectRecord(BaseModel):
     @classmethod
     def of(cls, result: Result) -> DefectRecord:
         """The record of a result."""
-        job, found = result.job, result.measurements
+        job, found = result.job, result.segmentation
         seconds = result.timings.model_dump(exclude={"queued"})
         values = {
             "void_frac": found.area_fraction,
