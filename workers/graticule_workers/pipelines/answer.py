@@ -52,7 +52,7 @@ class Answer:
 
 
 class Pipeline(Protocol):
-    """From the bytes that a job points to, to its answer. Made before they are fetched: wrong parameters cost nothing."""
+    """From the bytes that a job points to, to its answer. Made before they are fetched, to refuse wrong parameters."""
 
     def __call__(self, data: bytes, model: Model, timed: Timed) -> Answer:
         """Raises BadInput for what cannot be answered, and whatever the model raises."""

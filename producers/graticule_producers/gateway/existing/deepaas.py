@@ -120,7 +120,7 @@ async def predict(
         area_fraction=found.area_fraction,
         mean_radius=found.mean_radius,
         objects=list(found.objects),
-        links=links_of(result.job.job_id, succeeded=True),
+        links=links_of(result.job, succeeded=True),
     )
     return Answer(status="OK", predictions=predictions)
 

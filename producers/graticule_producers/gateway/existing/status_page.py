@@ -82,7 +82,7 @@ class DefectRecord(BaseModel):
             "completed_time": result.completed_at,
             "rtt": (result.completed_at - job.submitted_at).total_seconds(),
             "image_path": job.source.path or job.image.filename,
-            "mask_path": links_of(job.job_id, succeeded=True)["mask.png"],
+            "mask_path": links_of(job, succeeded=True)["mask.png"],
         }
         return cls.model_validate(values)
 
