@@ -21,6 +21,7 @@ from graticule.registry import Registry
 from graticule.settings import Settings
 from graticule.store import Store
 from tests.conftest import in_own_namespace
+from tests.gateway.chromium import CHROMIUM, Visit
 from tests.models import write_brightness_model
 from tests.worker.conftest import WorkerProcess, wait_until
 
@@ -189,6 +190,18 @@ def worker(shared: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     made.kill()
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # In a container there is no sandbox for processes of root.
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
 # -- for one test alone --------------------------------------------------------------------------------------
 
 
@@ -217,3 +230,11 @@ def start_worker(brightness: Settings, tmp_path: Path) -> Iterator[Callable[[], 
 
     yield start
     made.kill()
+
+
+@pytest.fixture
+def visit(browser: Any, gateway: GatewayProcess) -> Iterator[Visit]:
+    """A tab for the shared gateway."""
+    made = Visit(browser, gateway.url)
+    yield made
+    made.context.close()

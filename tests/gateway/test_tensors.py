@@ -173,7 +173,7 @@ SMALL = np.zeros((1, 1, 16, 16), np.float32)
         ({"datatype": "FP64"}, "FP32, FP16, UINT8, INT64"),
         ({"datatype": "UINT8"}, "is float32; found uint8"),
         ({"shape": [1, 1, 16, -16]}, "has the shape"),
-        ({"shape": [1, 1, 16, 10**30]}, "shape"),
+        ({"shape": [1, 1, 16, 10**30]}, "pixels at once"),
         ({"shape": [1, 1, 16, 32]}, "512 numbers"),
         ({"data": None}, "256 numbers"),
         ({"data": [[1, 2], [3]]}, "256 numbers"),
