@@ -49,7 +49,11 @@ _TENSOR = {
         "name": {"type": "string"},
         "datatype": {"type": "string", "enum": list(DATA_TYPES.values())},
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}},
-        "data": {"type": "array", "description": "Numbers, nested or flat; absent when they follow as bytes."},
+        "data": {
+            "type": "array",
+            "items": {"type": "number"},
+            "description": "Row by row, or nested like the shape; absent when the values follow as bytes.",
+        },
         "parameters": {"type": "object", "description": "binary_data_size: bytes of this input behind the JSON."},
     },
 }
