@@ -51,7 +51,8 @@ class GatewayProcess:
         self.url = f"http://127.0.0.1:{port}"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> GatewayProcess:
+    def start(self, *, until: int = 200) -> GatewayProcess:
+        """Start it and wait until `/readyz` answers with the status `until`."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "graticule", "gateway"],
@@ -60,7 +61,7 @@ class GatewayProcess:
                 stderr=log,
                 start_new_session=True,
             )
-        wait_until(lambda: self.process.poll() is not None or self._is_ready(), 60, "the gateway is ready")
+        wait_until(lambda: self.process.poll() is not None or self._readiness() == until, 60, "the gateway is ready")
         assert self.process.poll() is None, self.output
         return self
 
@@ -101,11 +102,11 @@ class GatewayProcess:
         body, kind = form(*((field, name, data) for name, data in pictures), **fields)
         return self.post("/api/v1/jobs", body, Content_Type=kind)
 
-    def _is_ready(self) -> bool:
+    def _readiness(self) -> int:
         try:
-            return self.get("/readyz").status == 200
+            return self.get("/readyz").status
         except OSError:
-            return False
+            return 0
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -144,6 +145,12 @@ class Gateways:
         gateway = GatewayProcess(self.settings.model_copy(update=changed), log)
         self._started.append(gateway)
         return gateway.start()
+
+    def start_unready(self, settings: Settings) -> GatewayProcess:
+        """A gateway of other settings, whose cluster does not answer."""
+        gateway = GatewayProcess(settings, self.folder / f"gateway-{len(self._started)}.log")
+        self._started.append(gateway)
+        return gateway.start(until=503)
 
     def end(self) -> None:
         for gateway in self._started:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, Field
 
+from graticule import __version__
 from graticule.job_index import Summary
 from graticule.jobs import Content, Job, Lane
 from graticule.results import Failure, Result
@@ -116,6 +117,8 @@ class ModelSummary(BaseModel):
 class Health(BaseModel):
     """Whether the gateway can work."""
 
+    service: Literal["graticule gateway"] = "graticule gateway"
+    version: str = Field(default=__version__, description="Version of the gateway.")
     status: Literal["ok", "not ready"]
     problems: list[str] = Field(default_factory=list, description="What does not answer.")
 
