@@ -42,6 +42,7 @@ _STAGES = tuple(Timings.model_fields)
 OBJECT_COLUMNS: Columns = (
     ("file", "text"),
     ("path", "text"),
+    ("frame", "integer"),
     ("job_id", "text"),
     ("object_id", "integer"),
     ("class", "text"),
@@ -73,6 +74,8 @@ class Entry:
     mask: str = ""
     """Path of the mask, relative to the table; empty: none."""
     overlay: str = ""
+    frame: int = 0
+    """Of a file that holds several."""
 
 
 def result_columns(classes: Iterable[str]) -> Columns:
@@ -80,6 +83,7 @@ def result_columns(classes: Iterable[str]) -> Columns:
     return (
         ("file", "text"),
         ("path", "text"),
+        ("frame", "integer"),
         ("job_id", "text"),
         ("status", "text"),
         ("error", "text"),
@@ -114,6 +118,7 @@ def result_row(entry: Entry) -> Row:
     row: Row = {
         "file": entry.file,
         "path": entry.path,
+        "frame": entry.frame,
         "job_id": entry.job_id,
         "status": entry.status,
         "error": entry.error,
@@ -139,6 +144,7 @@ def object_rows(entry: Entry) -> list[Row]:
         {
             "file": entry.file,
             "path": entry.path,
+            "frame": entry.frame,
             "job_id": entry.job_id,
             "object_id": found.id,
             "class": found.class_name,

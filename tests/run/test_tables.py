@@ -74,6 +74,7 @@ def test_the_rows_of_its_objects(tmp_path: Path):
     assert first == {
         "file": "a.jpg",
         "path": "in/a.jpg",
+        "frame": "0",
         "job_id": make_job("a.jpg").job_id,
         "object_id": "1",
         "class": "crack",

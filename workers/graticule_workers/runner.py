@@ -21,7 +21,7 @@ from functools import cache, partial
 
 import onnxruntime
 
-from graticule import __version__, formats
+from graticule import __version__
 from graticule.dead_letters import DeadLetter, DeadLetters, Death
 from graticule.errors import (
     BadInput,
@@ -35,6 +35,7 @@ from graticule.errors import (
     Trouble,
 )
 from graticule.events import Event, Events
+from graticule.formats.units import given_by_user, without_calibration
 from graticule.jobs import Job, Lane, utc_now
 from graticule.records import Records
 from graticule.results import (
@@ -52,6 +53,7 @@ from graticule_workers.engine.catalogue import Catalogue
 from graticule_workers.engine.pool import Engine
 from graticule_workers.engine.turnstile import Turnstile
 from graticule_workers.metrics import Metrics
+from graticule_workers.pictures import Pictures
 from graticule_workers.pipelines.segmentation import adjusted, applied, encode_mask, segment
 from graticule_workers.suspects import MAX_DEATHS, Suspects
 
@@ -109,6 +111,7 @@ class Runner:
         self.metrics = metrics
         self.dead_letters = DeadLetters(settings, records)
         self._ended = EndedRecords(records)
+        self._pictures = Pictures(settings, records.store)
         self._turnstile = Turnstile()
         self._lock = threading.Lock()
         self._watches: set[Stopwatch] = set()
@@ -124,8 +127,9 @@ class Runner:
             self._tell(self.suspects.clear, job)
 
     def close(self) -> None:
-        """Remove the pending records that are still to be removed."""
+        """Remove the pending records that are still to be removed, and let go of files."""
         self._ended.close()
+        self._pictures.close()
 
     def native_steps(self) -> list[tuple[str, str, float]]:
         """Steps under way that nothing can interrupt: (job, stage, since, by `time.monotonic`)."""
@@ -264,14 +268,11 @@ class Runner:
         with watch.time("route"):
             manifest = self.catalogue.resolve(job.model)
             provider = self.engine.load(manifest).provider
-            spec = adjusted(manifest.postprocessing, job.parameters)
-        with watch.time("fetch"):
-            data = self.records.store.get_image(job.image)
-        with watch.time("decode"):
-            picture = formats.decode(
-                data, job.image.filename, frame=job.image.frame, max_pixels=self.settings.max_pixels
-            )
+            given = given_by_user(job.parameters)
+            spec = adjusted(manifest.postprocessing, without_calibration(job.parameters))
+        picture = self._pictures.get(job.image, watch.time)
         urgent = job.lane is Lane.INTERACTIVE
+        calibration = given or picture.calibration
         infer = partial(self.engine.infer, manifest, job=job.job_id, alone=alone, urgent=urgent)
         found = segment(picture.pixels, manifest, spec, infer, watch.time)
         with watch.time("store"):
@@ -283,7 +284,7 @@ class Runner:
             image=picture.info,
             parameters=applied(spec),
             measurements=found.measurements,
-            calibration=picture.calibration,
+            calibration=calibration,
             confidence=sum(o.confidence for o in objects) / len(objects) if objects else None,
             flags=found.flags,
             timings=_timings(queued, watch),
