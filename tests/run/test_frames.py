@@ -13,7 +13,14 @@ from graticule import submit_command
 from graticule.client import Client
 from graticule.errors import ImageTooLarge
 from graticule.run import run
+from graticule.settings import Settings
 from tests.microscope_files import ser_file
+
+
+@pytest.fixture(autouse=True)
+def _addresses(brightness: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cluster of the tests counts as one that the user named; no second one is started."""
+    monkeypatch.setenv("GRATICULE_S3_URL", brightness.s3_url)
 
 
 def stack(frames: int = 5) -> np.ndarray:

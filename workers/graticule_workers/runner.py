@@ -274,7 +274,7 @@ class Runner:
         urgent = job.lane is Lane.INTERACTIVE
         calibration = given or picture.calibration
         infer = partial(self.engine.infer, manifest, job=job.job_id, alone=alone, urgent=urgent)
-        found = segment(picture.pixels, manifest, spec, infer, watch.time)
+        found = segment(picture.pixels, manifest, spec, infer, watch.time, calibration)
         with watch.time("store"):
             mask = self._store_mask(job, encode_mask(found.labels))
         objects = found.measurements.objects
