@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from graticule import formats
 from graticule.broker import connect_redis
 from graticule.endings import EndedJobs
 from graticule.errors import JobFailed, ResultTimeout
 from graticule.formats.reader import Pixels
 from graticule.jobs import Job, Lane
+from graticule.pictures import Pictures
 from graticule.records import Records
 from graticule.registry import Registry
 from graticule.results import Failure, Result
@@ -44,6 +44,7 @@ class Client:
         self.records = Records(self.store)
         self.registry = Registry(self.store)
         self._submitter = Submitter(self.settings, producer=producer, store=self.store)
+        self._pictures = Pictures(self.settings, self.store)
         self._redis = connect_redis(self.settings)
         self._known_until: dict[str, float] = {}
 
@@ -138,9 +139,11 @@ class Client:
 
     def picture(self, result: Result) -> Pixels:
         """The pixels of the picture that a result is about."""
-        image = result.job.image
-        data = self.store.get_image(image)
-        return formats.decode(data, image.filename, frame=image.frame, max_pixels=self.settings.max_pixels).pixels
+        return self.frame(result.job)
+
+    def frame(self, job: Job) -> Pixels:
+        """The pixels of the picture that a job is about."""
+        return self._pictures.get(job.image).pixels
 
 
 class JobHandle:

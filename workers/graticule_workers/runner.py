@@ -37,6 +37,7 @@ from graticule.errors import (
 from graticule.events import Event, Events
 from graticule.formats.units import given_by_user, without_calibration
 from graticule.jobs import Job, Lane, utc_now
+from graticule.pictures import Pictures
 from graticule.records import Records
 from graticule.results import (
     Artifact,
@@ -53,7 +54,6 @@ from graticule_workers.engine.catalogue import Catalogue
 from graticule_workers.engine.pool import Engine
 from graticule_workers.engine.turnstile import Turnstile
 from graticule_workers.metrics import Metrics
-from graticule_workers.pictures import Pictures
 from graticule_workers.pipelines.segmentation import adjusted, applied, encode_mask, segment
 from graticule_workers.suspects import MAX_DEATHS, Suspects
 

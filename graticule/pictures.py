@@ -1,6 +1,6 @@
 """Pictures of jobs, fetched and decoded; a file of many frames is fetched once, not once for each of them.
 
-A movie of 2 GB is a thousand jobs, and a worker takes many of them, one after another. Its file is written to the disk
+A movie of 2 GB is a thousand jobs, and a worker takes many of them, one after another. The file is written to the disk
 when the first of them comes, checked against its SHA-256 as a whole (parts of it that were fetched alone could not be),
 and stays open with what its reader learned: where the frames lie, where a decoder stands. Small files stay in memory.
 """
@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -56,7 +56,7 @@ class Pictures:
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
-    def get(self, ref: ImageRef, timed: Timed) -> Picture:
+    def get(self, ref: ImageRef, timed: Timed = lambda stage: nullcontext()) -> Picture:
         """One frame. `timed` gets the stages 'fetch' and 'decode'.
 
         Raises UnreadableImage, ImageTooLarge, MissingPart, NotFound, Corrupted, StoreUnavailable.
