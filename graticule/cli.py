@@ -142,13 +142,18 @@ def demo(
 def submit(
     files: Annotated[list[Path], typer.Argument(help="Pictures.")],
     model: ModelOption,
-    stream: Annotated[str, typer.Option(help="Name that groups a series.")] = "",
+    stream: Annotated[
+        str | None, typer.Option(help="Name that groups a series. Default: for frames of a stack or movie, its path.")
+    ] = None,
     lane: LaneOption = "interactive",
     parameters: Parameters = None,
     wait: Annotated[bool, typer.Option(help="Wait for the results and print one line for each.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
-    """Send pictures to the cluster. Prints the identity of each job; --wait prints the results."""
+    """Send pictures to the cluster, and every frame of stacks and movies.
+
+    Prints the identity of each job; --wait prints the results.
+    """
     from graticule import submit_command
 
     raise typer.Exit(
@@ -167,7 +172,7 @@ def submit(
 
 @app.command()
 def run(
-    paths: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    paths: Annotated[list[Path], typer.Argument(help="Pictures, stacks, movies, or folders of them.")],
     model: ModelOption,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks, overlays and tables.")],
     include: Include = None,
@@ -176,6 +181,9 @@ def run(
     labels: Annotated[bool, typer.Option(help="Also write masks whose pixels hold the object's number.")] = False,
     overlays: Annotated[bool, typer.Option(help="Write pictures with the objects drawn in.")] = True,
     timeout: Annotated[float | None, typer.Option(help="Give up waiting after this many seconds.")] = None,
+    stream: Annotated[
+        str | None, typer.Option(help="Name of the series. Default: for frames of a stack or movie, its path.")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Analyse pictures and write masks, overlays and tables here. Starts a cluster for the time if none is running.
@@ -196,6 +204,7 @@ def run(
             labels=labels,
             overlays=overlays,
             timeout=timeout,
+            stream=stream,
         )
     )
 

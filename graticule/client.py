@@ -16,18 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from graticule import formats
 from graticule.broker import connect_redis
 from graticule.endings import EndedJobs
 from graticule.errors import JobFailed, ResultTimeout
 from graticule.formats.reader import Pixels
 from graticule.jobs import Job, Lane
+from graticule.pictures import Pictures
 from graticule.records import Records
 from graticule.registry import Registry
 from graticule.results import Failure, Result
 from graticule.settings import Settings, load_settings
 from graticule.store import Store
-from graticule.submit import Submitter
+from graticule.submit import Submitter, stream_of
 
 _MODEL_KNOWN_FOR = 5.0
 """Seconds for which a model that was found counts as known: asking costs two requests."""
@@ -43,6 +43,7 @@ class Client:
         self.records = Records(self.store)
         self.registry = Registry(self.store)
         self._submitter = Submitter(self.settings, producer=producer, store=self.store)
+        self._pictures = Pictures(self.settings, self.store)
         self._redis = connect_redis(self.settings)
         self._known_until: dict[str, float] = {}
 
@@ -52,23 +53,51 @@ class Client:
         model: str,
         *,
         filename: str = "",
+        frame: int = 0,
         parameters: dict[str, Any] | None = None,
         stream: str = "",
         lane: Lane = Lane.INTERACTIVE,
     ) -> JobHandle:
         """Submit a file, an image file's bytes, or an array (height x width, or height x width x 3; stored as TIFF).
 
+        `frame`: which one of a file that holds several; `submit_frames` takes them all.
         Raises UnknownModel (with the names that are known), SourceUnreadable, ImageTooLarge, StoreUnavailable.
         """
         self._check_model(model)
         if isinstance(picture, (str, Path)):
-            job = self._submitter.submit_file(Path(picture), model, parameters=parameters, stream=stream, lane=lane)
+            job = self._submitter.submit_file(
+                Path(picture), model, frame=frame, parameters=parameters, stream=stream, lane=lane
+            )
         else:
             data, default = (picture, "picture") if isinstance(picture, bytes) else (_as_tiff(picture), "array.tif")
             job = self._submitter.submit_bytes(
                 data, filename or default, model, parameters=parameters, stream=stream, lane=lane
             )
         return JobHandle(self, job)
+
+    def submit_frames(
+        self,
+        path: str | Path,
+        model: str,
+        *,
+        parameters: dict[str, Any] | None = None,
+        stream: str | None = None,
+        lane: Lane = Lane.BULK,
+    ) -> list[JobHandle]:
+        """Submit every frame of a stack or a movie, which is stored once: a job for each, in one series.
+
+        `stream`: the series' name; default: the file's path, and none for a file with a single picture.
+        Raises UnknownModel, SourceUnreadable, UnreadableImage, ImageTooLarge, MissingPart, StoreUnavailable.
+        """
+        self._check_model(model)
+        path = Path(path)
+        frames = self._submitter.count_frames(path)
+        name = stream_of(path, frames) if stream is None else stream
+        upload = self._submitter.upload(path)
+        return [
+            JobHandle(self, upload.submit(model, frame=frame, parameters=parameters, stream=name, lane=lane))
+            for frame in range(frames)
+        ]
 
     def _check_model(self, model: str) -> None:
         """Raise UnknownModel; a model that was known a moment ago still is."""
@@ -108,9 +137,11 @@ class Client:
 
     def picture(self, result: Result) -> Pixels:
         """The pixels of the picture that a result is about."""
-        image = result.job.image
-        data = self.store.get_image(image)
-        return formats.decode(data, image.filename, frame=image.frame, max_pixels=self.settings.max_pixels).pixels
+        return self.frame(result.job)
+
+    def frame(self, job: Job) -> Pixels:
+        """The pixels of the picture that a job is about."""
+        return self._pictures.get(job.image).pixels
 
 
 class JobHandle:

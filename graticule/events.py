@@ -43,6 +43,7 @@ class Event(Message):
     stream: str
     filename: str
     sequence: int | None = None
+    frame: int = 0
     count: int | None = None
     area_fraction: float | None = None
     mean_radius: float | None = None
@@ -64,6 +65,7 @@ class Event(Message):
             stream=outcome.job.stream,
             filename=outcome.job.image.filename,
             sequence=outcome.job.sequence,
+            frame=outcome.job.image.frame,
             count=measured.count if measured else None,
             area_fraction=measured.area_fraction if measured else None,
             mean_radius=measured.mean_radius if measured else None,

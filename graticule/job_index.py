@@ -77,6 +77,7 @@ class Summary(Message):
     stream: str
     filename: str
     sequence: int | None = Field(default=None, description="Position within the stream, if the producer knows it.")
+    frame: int = Field(default=0, description="Frame within the file.")
     count: int | None = Field(default=None, description="Objects; none unless it succeeded.")
     area_fraction: float | None = Field(default=None, description="Object pixels / all pixels of the picture.")
     mean_radius: float | None = Field(default=None, description="Mean equivalent radius, px; none without objects.")
@@ -108,6 +109,7 @@ class Summary(Message):
             stream=job.stream,
             filename=job.image.filename,
             sequence=job.sequence,
+            frame=job.image.frame,
             captured_at=job.captured_at,
             submitted_at=job.submitted_at,
             pending_key=job.pending_key,
@@ -199,7 +201,8 @@ class JobIndex:
     def series(self, stream: str, limit: int = 1000) -> list[Summary]:
         """The newest `limit` jobs of a stream that have ended, the first picture first."""
         jobs = self._summaries(map(_job_id, self._members(_stream_list(stream), "", limit)))
-        return sorted((job for job in jobs if job.completed_at), key=lambda job: job.captured_at or job.changed_at)
+        ended = (job for job in jobs if job.completed_at)
+        return sorted(ended, key=lambda job: (job.captured_at or job.changed_at, job.sequence or 0, job.frame))
 
     @property
     def position(self) -> str:

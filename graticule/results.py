@@ -10,6 +10,8 @@ from graticule.errors import OtherKind
 from graticule.jobs import Job, Message, Sha256
 from graticule.tensors import TensorInfo
 
+_NANOMETRES = {"m": 1e9, "cm": 1e7, "mm": 1e6, "um": 1e3, "nm": 1.0, "Å": 0.1, "pm": 1e-3, "inch": 25.4e6}
+
 RESULT_FILE = "result.json"
 FAILURE_FILE = "failure.json"
 
@@ -54,7 +56,13 @@ class Calibration(Message):
     pixel_width: float = Field(gt=0)
     pixel_height: float = Field(gt=0)
     unit: str = Field(description="Unit of the pixel's size, e.g. nm.")
-    source: str = Field(description="Where it was read, e.g. 'TIFF ResolutionUnit' or 'user'.")
+    source: str = Field(description="Where it was read, e.g. 'TIFF resolution' or 'user'.")
+
+    @property
+    def nanometres(self) -> tuple[float, float] | None:
+        """(width, height) of a pixel in nm; none when the unit is no length, as in a diffraction pattern."""
+        factor = _NANOMETRES.get(self.unit)
+        return (self.pixel_width * factor, self.pixel_height * factor) if factor else None
 
 
 class DetectedObject(Message):
@@ -70,6 +78,36 @@ class DetectedObject(Message):
     )
     touches_edge: bool = Field(description="The bounding box comes within the manifest's buffer of an edge.")
     confidence: float = Field(ge=0, le=1, description="Mean foreground probability over its pixels.")
+    perimeter: float | None = Field(
+        default=None, description="Length of the line through the centres of its border pixels, px."
+    )
+    eccentricity: float | None = Field(
+        default=None, description="Of the ellipse with the same second moments: 0 a circle, towards 1 a line."
+    )
+    orientation: float | None = Field(
+        default=None,
+        description="Angle from the vertical axis to that ellipse's major axis, counter-clockwise, rad, -pi/2 .. pi/2.",
+    )
+    area_nm2: float | None = Field(default=None, description="Area in nm2; none without a calibration in a length.")
+    equivalent_radius_nm: float | None = Field(default=None, description="Radius of the circle of equal area, nm.")
+    perimeter_nm: float | None = Field(
+        default=None, description="Perimeter in nm; none also where pixels are wider than high, or higher than wide."
+    )
+    centroid_nm: tuple[float, float] | None = Field(default=None, description="(x, y), nm from the same origin.")
+
+
+class Distribution(Message):
+    """How a quantity is distributed over the objects of a picture."""
+
+    mean: float
+    standard_deviation: float = Field(description="Of the population: 0 for one object.")
+    minimum: float
+    p5: float = Field(description="5 % of the objects have at most this; linear interpolation between objects.")
+    p25: float
+    median: float
+    p75: float
+    p95: float
+    maximum: float
 
 
 class Measurements(Message):
@@ -81,6 +119,15 @@ class Measurements(Message):
     count_by_class: dict[str, int] = Field(description="Objects of each class; every class is listed.")
     area_fraction_by_class: dict[str, float] = Field(description="Area fraction of each class.")
     mean_radius: float | None = Field(description="Mean equivalent radius, px; none without objects.")
+    mean_radius_nm: float | None = Field(default=None, description="Mean equivalent radius, nm.")
+    density_per_um2: float | None = Field(
+        default=None,
+        description="Objects per square micrometre of the picture; none without a calibration in a length.",
+    )
+    radii: Distribution | None = Field(
+        default=None, description="Distribution of the equivalent radius, px; none without objects."
+    )
+    radii_nm: Distribution | None = Field(default=None, description="The same in nm.")
     objects: tuple[DetectedObject, ...] = Field(description="Every object, in the order of its id.")
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -31,7 +31,7 @@ from graticule.results import Failure, Result
 from graticule.selection import Selection
 from graticule.settings import Settings, env_name
 from graticule.store import printable
-from graticule.submit import Submitter
+from graticule.submit import Submitter, Upload, stream_of
 from graticule.tables import Entry, Tables
 
 INTERRUPTED = 130
@@ -58,6 +58,7 @@ class Options:
     labels: bool
     overlays: bool
     timeout: float | None
+    stream: str | None
 
 
 def run(
@@ -72,15 +73,21 @@ def run(
     labels: bool = False,
     overlays: bool = True,
     timeout: float | None = None,
+    stream: str | None = None,
     console: Console | None = None,
 ) -> int:
-    """Analyse pictures and write what comes out into the folder `out`.
+    """Analyse pictures, stacks and movies, and write what comes out into the folder `out`.
+
+    `stream`: name of the series that all of it belongs to. Without one the frames of each file make a series of their
+    own, called by the file's path, and single pictures belong to none.
 
     The exit code is 0 only if every picture succeeded; 1 if not; 130 after Ctrl-C. Raises UnknownModel, BadInput when
     there is nothing to do, and GraticuleError when a file cannot be written.
     """
     console = console or Console(highlight=False, soft_wrap=True)
-    options = Options(out=out, parameters=parameters or {}, labels=labels, overlays=overlays, timeout=timeout)
+    options = Options(
+        out=out, parameters=parameters or {}, labels=labels, overlays=overlays, timeout=timeout, stream=stream
+    )
     choice = choose(paths, Selection(tuple(include), tuple(exclude)), out)
     if choice.remark:
         console.print(choice.remark, markup=False)
@@ -109,21 +116,36 @@ def cluster_for(settings: Settings, console: Console) -> Iterator[Settings]:
         yield live
 
 
+@dataclass(frozen=True)
+class _Item:
+    """One frame of a file: one job, one row of the table."""
+
+    path: Path
+    frame: int
+    relative: PurePath
+    """What the files that are written about it are called after."""
+    upload: Upload
+    stream: str
+    refusal: GraticuleError | None
+    """Why the file cannot be sent."""
+
+
 class _Run:
     """One run: sends, waits, writes."""
 
     def __init__(
         self, client: Client, manifest: Manifest, pictures: tuple[Picture, ...], options: Options, console: Console
     ) -> None:
-        self.client, self.manifest, self.pictures, self.options = client, manifest, pictures, options
+        self.client, self.manifest, self.options = client, manifest, options
         self.console = console
         # The version is pinned: after a new one is published, the same command measures anew.
         self.model = manifest.reference
-        self.lane = Lane.INTERACTIVE if len(pictures) <= MOST_INTERACTIVE else Lane.BULK
         self.colours = {kind.name: kind.colour for kind in manifest.postprocessing.classes}
         self.submitter = Submitter(client.settings, producer="run", store=client.store)
+        self.items = [item for picture in pictures for item in self._items(picture)]
+        self.lane = Lane.INTERACTIVE if len(self.items) <= MOST_INTERACTIVE else Lane.BULK
         names = Names()
-        self.names = [names.give(picture.relative) for picture in pictures]
+        self.names = [names.give(item.relative) for item in self.items]
         self.stop = threading.Event()
         self.waiting: dict[str, tuple[int, Job]] = {}
         self.tally = _Tally()
@@ -145,7 +167,7 @@ class _Run:
             finally:
                 self.stop.set()
             sent = {place: job_id for job_id, (place, _) in self.waiting.items()}
-            for place in range(len(self.pictures)):
+            for place in range(len(self.items)):
                 if place not in self.tally.places:
                     tables.add(place, self._unfinished(place, sent.get(place, "")))
         self._report(interrupted)
@@ -153,14 +175,14 @@ class _Run:
             raise trouble
         if interrupted:
             return INTERRUPTED
-        return 0 if self.tally.succeeded == len(self.pictures) else 1
+        return 0 if self.tally.succeeded == len(self.items) else 1
 
     # -- sending and waiting -------------------------------------------------------------------------------
 
     def _process(self, ended: EndedJobs, tables: Tables) -> None:
         """Send everything, and take what ends while that goes on."""
         with (
-            Meter(self.console, len(self.pictures)) as meter,
+            Meter(self.console, len(self.items)) as meter,
             ThreadPoolExecutor(_SENDERS, "send") as senders,
             ThreadPoolExecutor(_WRITERS, "write") as writers,
         ):
@@ -180,7 +202,7 @@ class _Run:
         senders: ThreadPoolExecutor,
         writers: ThreadPoolExecutor,
     ) -> None:
-        unsent = deque(range(len(self.pictures)))
+        unsent = deque(range(len(self.items)))
         sending: set[Future[tuple[int, Job | Entry]]] = set()
         writing: dict[Future[Entry | None], str] = {}
         while unsent or sending or self.waiting or writing:
@@ -229,13 +251,21 @@ class _Run:
 
     def _send(self, place: int) -> tuple[int, Job | Entry]:
         """Send one picture; or its entry at once when it is done already or cannot be sent."""
-        path = self.pictures[place].path
+        item = self.items[place]
         try:
-            finished = self._patiently(lambda: self._finished_before(path))
+            if item.refusal:
+                raise item.refusal
+            finished = self._patiently(lambda: self._finished_before(item))
             if finished:
                 return place, self._written(place, finished)
             job = self._patiently(
-                lambda: self.submitter.submit_file(path, self.model, parameters=self.options.parameters, lane=self.lane)
+                lambda: item.upload.submit(
+                    self.model,
+                    frame=item.frame,
+                    parameters=self.options.parameters,
+                    stream=item.stream,
+                    lane=self.lane,
+                )
             )
         except StoreUnavailable:
             raise
@@ -243,9 +273,24 @@ class _Run:
             return place, self._entry(place, None, "failed", error=error.kind, message=str(error))
         return place, job
 
-    def _finished_before(self, path: Path) -> Result | None:
+    def _items(self, picture: Picture) -> Iterator[_Item]:
+        """The frames of a file."""
+        upload, refusal, frames = self.submitter.upload(picture.path), None, 1
+        try:
+            frames = self.submitter.count_frames(picture.path)
+        except GraticuleError as error:
+            refusal = error
+        own_stream = stream_of(picture.path, frames)
+        stream = own_stream if self.options.stream is None else self.options.stream
+        for frame in range(frames):
+            relative = picture.relative
+            if frames > 1:
+                relative = relative.parent / relative.stem / f"frame-{frame:04d}.png"
+            yield _Item(picture.path, frame, relative, upload, stream, refusal)
+
+    def _finished_before(self, item: _Item) -> Result | None:
         """The result of an earlier run with the same file and model."""
-        job_id = self.submitter.identity_of_file(path, self.model, self.options.parameters)
+        job_id = item.upload.identity(self.model, self.options.parameters, item.stream, item.frame)
         outcome = self.client.outcome(job_id)
         return outcome if isinstance(outcome, Result) else None
 
@@ -299,10 +344,11 @@ class _Run:
     # -- entries and the report ----------------------------------------------------------------------------
 
     def _entry(self, place: int, outcome: Outcome | None, status: Any, **values: str) -> Entry:  # noqa: ANN401
-        path = self.pictures[place].path
+        item = self.items[place]
         if outcome:
             values["job_id"] = outcome.job.job_id
-        return Entry(file=printable(path.name), path=printable(str(path)), outcome=outcome, status=status, **values)
+        file, path = printable(item.path.name), printable(str(item.path))
+        return Entry(file=file, path=path, frame=item.frame, outcome=outcome, status=status, **values)
 
     def _unfinished(self, place: int, job_id: str) -> Entry:
         message = "Not finished when the run ended; running the same command again goes on."
@@ -310,13 +356,13 @@ class _Run:
 
     def _report(self, interrupted: bool) -> None:
         seconds, tally = time.monotonic() - self.began, self.tally
-        unfinished = len(self.pictures) - len(tally.places)
+        unfinished = len(self.items) - len(tally.places)
         parts = [f"{tally.succeeded} succeeded", f"{tally.failed} failed"]
         if unfinished:
             parts.append(f"{unfinished} not finished")
         speed = f"{seconds:.1f} s ({len(tally.places) / max(seconds, 1e-3):.1f} images/s)"
         self.console.print(
-            f"{_pictures(len(self.pictures))}: {', '.join(parts)}, {tally.objects} objects, in {speed}.",
+            f"{_pictures(len(self.items))}: {', '.join(parts)}, {tally.objects} objects, in {speed}.",
             markup=False,
         )
         if tally.failed:

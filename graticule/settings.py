@@ -67,6 +67,17 @@ class Settings(BaseSettings):
         gt=0,
         description="Largest accepted image, in pixels (checked before anything is decoded).",
     )
+    max_frames: int = Field(
+        default=100_000,
+        gt=0,
+        description="Most frames in one file (a stack, a movie): each becomes a job.",
+    )
+    image_cache: int = Field(
+        default=4096,
+        ge=0,
+        description="Disk space for files of several frames that a worker process keeps, in MiB, so that it fetches"
+        " such a file once and not once for each frame. The file in use is kept whatever its size. 0: only that.",
+    )
     task_deadline: Seconds = Field(
         default=50,
         description="Seconds for which a worker keeps trying a job while the store or Redis is away, before the job"

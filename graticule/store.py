@@ -164,6 +164,24 @@ class Store:
             raise Corrupted(f"Image {ref.key} is damaged in the store: its bytes have SHA-256 {found}.")
         return data
 
+    def fetch_image(self, ref: ImageRef, file: BinaryIO) -> None:
+        """Write an image's bytes to `file` and check them against their SHA-256, a part at a time in memory.
+
+        Raises NotFound, Corrupted.
+        """
+        digest = hashlib.sha256()
+        with self._translated(f"read image {ref.key}"):
+            answer = self._minio.get_object(ref.bucket, ref.key)
+            try:
+                for chunk in answer.stream(_CHUNK):
+                    digest.update(chunk)
+                    file.write(chunk)
+            finally:
+                answer.close()
+                answer.release_conn()
+        if digest.hexdigest() != ref.sha256:
+            raise Corrupted(f"Image {ref.key} is damaged in the store: its bytes have SHA-256 {digest.hexdigest()}.")
+
     def image_metadata(self, ref: ImageRef) -> dict[str, str]:
         """File name and media type as the producer gave them when the bytes were first stored."""
         with self._translated(f"look for image {ref.key}"):

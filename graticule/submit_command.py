@@ -22,26 +22,26 @@ def submit(
     files: list[Path],
     *,
     model: str,
-    stream: str,
+    stream: str | None,
     lane: str,
     parameters: dict[str, Any],
     wait: bool,
     as_json: bool,
 ) -> int:
-    """Submit each file; the exit code is 0 only if every one was sent and, with `wait`, succeeded."""
+    """Submit every frame of each file; the exit code is 0 only if all were sent and, with `wait`, succeeded."""
     client = Client(settings, producer="submit")
     client.registry.resolve(model)
     handles, refused = [], 0
     for path in files:
         try:
-            handle = client.submit(path, model, stream=stream, lane=Lane(lane), parameters=parameters)
+            sent = client.submit_frames(path, model, stream=stream, lane=Lane(lane), parameters=parameters)
         except GraticuleError as error:
             errors.print(str(error), style="red")
             refused += 1
             continue
-        handles.append(handle)
-        if not wait:
-            console.print(handle.job.model_dump_json() if as_json else f"{handle.job_id}  {path}")
+        handles += sent
+        for handle in sent if not wait else ():
+            console.print(handle.job.model_dump_json() if as_json else _sent_line(handle, path, len(sent)))
     failed = _await(client, handles, as_json) if wait else 0
     return 1 if refused or failed else 0
 
@@ -58,9 +58,15 @@ def _await(client: Client, handles: list[JobHandle], as_json: bool) -> int:
     return failed
 
 
+def _sent_line(handle: JobHandle, path: Path, frames: int) -> str:
+    frame = f"  frame {handle.job.image.frame}" if frames > 1 else ""
+    return f"{handle.job_id}  {path}{frame}"
+
+
 def _line(outcome: Result | Failure) -> str:
-    name = outcome.job.image.filename
+    image = outcome.job.image
+    name = f"{image.filename!r}" + (f" frame {image.frame}" if image.frame else "")
     if isinstance(outcome, Failure):
-        return f"{outcome.job.job_id}  {name!r}: failed in {outcome.stage}: {outcome.message}"
+        return f"{outcome.job.job_id}  {name}: failed in {outcome.stage}: {outcome.message}"
     measured = outcome.segmentation
-    return f"{outcome.job.job_id}  {name!r}: {measured.count} objects, {measured.area_fraction:.2%} of the area"
+    return f"{outcome.job.job_id}  {name}: {measured.count} objects, {measured.area_fraction:.2%} of the area"

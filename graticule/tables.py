@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol
 
 from graticule.errors import MissingPart
 from graticule.jobs import Job
-from graticule.results import Failure, Result, Timings
+from graticule.results import Distribution, Failure, Result, Timings
 
 RESULTS = "results"
 OBJECTS = "objects"
@@ -38,17 +38,28 @@ _FLUSH_EVERY = 20
 # A text that looks like one that was marked already is marked again, so that `plain` gives back every text.
 _FORMULA = re.compile("'*[=+\\-@\\t\\r\\n＝＋－＠]")
 
+_SPREAD = {"std": "standard_deviation", "p5": "p5", "median": "median", "p95": "p95"}
+"""Columns of the distribution of radii, and where they come from."""
 _STAGES = tuple(Timings.model_fields)
 OBJECT_COLUMNS: Columns = (
     ("file", "text"),
     ("path", "text"),
+    ("frame", "integer"),
     ("job_id", "text"),
     ("object_id", "integer"),
     ("class", "text"),
     ("area_px", "integer"),
+    ("area_nm2", "number"),
     ("equivalent_radius_px", "number"),
+    ("equivalent_radius_nm", "number"),
+    ("perimeter_px", "number"),
+    ("perimeter_nm", "number"),
+    ("eccentricity", "number"),
+    ("orientation_rad", "number"),
     ("centroid_x_px", "number"),
     ("centroid_y_px", "number"),
+    ("centroid_x_nm", "number"),
+    ("centroid_y_nm", "number"),
     ("left_px", "integer"),
     ("top_px", "integer"),
     ("right_px", "integer"),
@@ -73,6 +84,8 @@ class Entry:
     mask: str = ""
     """Path of the mask, relative to the table; empty: none."""
     overlay: str = ""
+    frame: int = 0
+    """Of a file that holds several."""
 
 
 def result_columns(classes: Iterable[str]) -> Columns:
@@ -80,6 +93,7 @@ def result_columns(classes: Iterable[str]) -> Columns:
     return (
         ("file", "text"),
         ("path", "text"),
+        ("frame", "integer"),
         ("job_id", "text"),
         ("status", "text"),
         ("error", "text"),
@@ -95,12 +109,16 @@ def result_columns(classes: Iterable[str]) -> Columns:
         ("area_fraction", "number"),
         *((f"count_{name}", "integer") for name in classes),
         ("mean_radius_px", "number"),
+        ("mean_radius_nm", "number"),
+        ("density_per_um2", "number"),
+        *((f"radius_{name}_{unit}", "number") for unit in ("px", "nm") for name in _SPREAD),
         ("mean_confidence", "number"),
         ("max_confidence", "number"),
         ("flags", "text"),
         ("pixel_width", "number"),
         ("pixel_height", "number"),
         ("pixel_unit", "text"),
+        ("calibration_source", "text"),
         ("captured_at", "time"),
         ("completed_at", "time"),
         *((f"{stage}_s", "number") for stage in _STAGES),
@@ -114,6 +132,7 @@ def result_row(entry: Entry) -> Row:
     row: Row = {
         "file": entry.file,
         "path": entry.path,
+        "frame": entry.frame,
         "job_id": entry.job_id,
         "status": entry.status,
         "error": entry.error,
@@ -139,13 +158,20 @@ def object_rows(entry: Entry) -> list[Row]:
         {
             "file": entry.file,
             "path": entry.path,
+            "frame": entry.frame,
             "job_id": entry.job_id,
             "object_id": found.id,
             "class": found.class_name,
             "area_px": found.area,
+            "area_nm2": found.area_nm2,
             "equivalent_radius_px": found.equivalent_radius,
-            "centroid_x_px": found.centroid[0],
-            "centroid_y_px": found.centroid[1],
+            "equivalent_radius_nm": found.equivalent_radius_nm,
+            "perimeter_px": found.perimeter,
+            "perimeter_nm": found.perimeter_nm,
+            "eccentricity": found.eccentricity,
+            "orientation_rad": found.orientation,
+            **dict(zip(("centroid_x_px", "centroid_y_px"), found.centroid, strict=True)),
+            **dict(zip(("centroid_x_nm", "centroid_y_nm"), found.centroid_nm or (None, None), strict=True)),
             **dict(zip(("left_px", "top_px", "right_px", "bottom_px"), found.bounding_box, strict=True)),
             "touches_edge": found.touches_edge,
             "confidence": found.confidence,
@@ -321,6 +347,10 @@ def _measured(result: Result) -> Row:
         "count": measured.count,
         "area_fraction": measured.area_fraction,
         "mean_radius_px": measured.mean_radius,
+        "mean_radius_nm": measured.mean_radius_nm,
+        "density_per_um2": measured.density_per_um2,
+        **_spread(measured.radii, "px"),
+        **_spread(measured.radii_nm, "nm"),
         "mean_confidence": result.confidence,
         "max_confidence": max((found.confidence for found in measured.objects), default=None),
         "flags": " ".join(result.flags),
@@ -329,8 +359,12 @@ def _measured(result: Result) -> Row:
     row |= {f"{stage}_s": getattr(result.timings, stage) for stage in _STAGES}
     if calibration:
         row |= {"pixel_width": calibration.pixel_width, "pixel_height": calibration.pixel_height}
-        row["pixel_unit"] = calibration.unit
+        row |= {"pixel_unit": calibration.unit, "calibration_source": calibration.source}
     return row
+
+
+def _spread(radii: Distribution | None, unit: str) -> Row:
+    return {f"radius_{name}_{unit}": getattr(radii, field) for name, field in _SPREAD.items()} if radii else {}
 
 
 def _cell(value: object, kind: Kind) -> object:

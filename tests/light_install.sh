@@ -17,7 +17,7 @@ from graticule import Client
 from graticule.client import Client as Same
 
 assert Client is Same
-heavy = ["onnx", "onnxruntime", "cv2", "tensorflow", "torch", "watchfiles", "pyarrow", "flower"]
+heavy = ["onnx", "onnxruntime", "cv2", "tensorflow", "torch", "watchfiles", "pyarrow", "flower", "rsciio", "h5py", "av", "trackpy", "pandas"]
 installed = [name for name in heavy if importlib.util.find_spec(name)]
 assert not installed, f"a bare install must not bring {installed}"
 print("graticule", graticule.__version__, "imports alone;", len(sys.modules), "modules")

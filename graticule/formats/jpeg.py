@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from graticule.formats.reader import Incomplete, Picture, Reader, channels_of
+from graticule.formats.reader import Incomplete, Picture, SingleFrameReader, channels_of
 from graticule.results import ImageInfo
 
 _END_OF_IMAGE = b"\xff\xd9"
@@ -18,7 +18,7 @@ _SIDEWAYS = {5, 6, 7, 8}
 _ORIENTATION_TAG = 0x0112
 
 
-class JpegReader(Reader):
+class JpegReader(SingleFrameReader):
     """Reads JPEG, turned upright as its EXIF orientation says."""
 
     name = "JPEG"
@@ -39,7 +39,7 @@ class JpegReader(Reader):
             channels = 1 if image.mode == "L" else 3
             return ImageInfo(width=width, height=height, channels=channels, dtype="uint8", format="jpeg")
 
-    def decode(self, stream: BinaryIO, frame: int) -> Picture:
+    def decode(self, stream: BinaryIO) -> Picture:
         """Decode; a file that ends early raises instead of giving grey pixels."""
         info = self.probe(stream)
         stream.seek(0)

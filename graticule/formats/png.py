@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from graticule.errors import MissingPart
-from graticule.formats.reader import Incomplete, Picture, Pixels, Reader, as_pixels, channels_of
+from graticule.formats.reader import Incomplete, Picture, Pixels, SingleFrameReader, as_pixels, channels_of
 from graticule.results import ImageInfo
 
 # The registry checks the header's size against GRATICULE_MAX_PIXELS before any decoder sees the file.
@@ -21,7 +21,7 @@ _CHANNELS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 3}
 """Channels left of each colour type: grey, RGB, palette, grey + alpha, RGB + alpha."""
 
 
-class PngReader(Reader):
+class PngReader(SingleFrameReader):
     """Reads PNG, 1 to 16 bits; an alpha channel is dropped, a palette becomes RGB."""
 
     name = "PNG"
@@ -43,7 +43,7 @@ class PngReader(Reader):
             format="png",
         )
 
-    def decode(self, stream: BinaryIO, frame: int) -> Picture:
+    def decode(self, stream: BinaryIO) -> Picture:
         """Decode the picture at its full bit depth."""
         info = self.probe(stream)
         stream.seek(0)

@@ -31,7 +31,8 @@ def test_an_upload_shows_mask_and_numbers_of_its_result(visit, gateway, worker):
     cells = page.locator("#objects tbody tr td").all_text_contents()
     centre = ", ".join(f"{value:.1f}" for value in found["centroid"])
     radius, confidence = f"{found['equivalent_radius']:.1f}", f"{found['confidence']:.2f}"
-    assert cells == ["1", "bright", str(found["area"]), radius, centre, "no", confidence]
+    shape = [f"{found['perimeter']:.1f}", f"{found['eccentricity']:.2f}", f"{found['orientation']:.2f}"]
+    assert cells == ["1", "bright", str(found["area"]), radius, centre, "no", confidence, *shape]
     assert page.locator("#facts dd").first.text_content() == "1"
     page.wait_for_function("document.getElementById('layer').naturalWidth === 120")
     shown = np.asarray(Image.open(io.BytesIO(page.locator("#stage").screenshot())).convert("RGB")).astype(int)

@@ -137,7 +137,7 @@ def test_without_a_worker_the_timeout_ends_the_run(brightness: Settings, start_w
     make_pictures(pictures)
     assert run(brightness, [pictures], model="brightness", out=out, timeout=10, console=console) == 1
     assert {row["status"] for row in rows(out / "results.csv")} == {"waiting"}
-    identity = Submitter(brightness, producer="run").identity_of_file(pictures / "a.png", "brightness@1.0.0", {})
+    identity = Submitter(brightness, producer="run").upload(pictures / "a.png").identity("brightness@1.0.0", {})
     assert rows(out / "results.csv")[0]["job_id"] == identity
     assert "run the same command again" in console.export_text()
     start_worker()
@@ -192,7 +192,7 @@ def test_the_identity_of_a_file_is_that_of_the_job_that_is_sent(brightness: Sett
     parameters = {"threshold": 0.25}
     submitter = Submitter(brightness, producer="run")
     job = submitter.submit_file(path, "brightness@1.0.0", parameters=parameters)
-    assert submitter.identity_of_file(path, "brightness@1.0.0", parameters) == job.job_id
+    assert submitter.upload(path).identity("brightness@1.0.0", parameters) == job.job_id
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path):

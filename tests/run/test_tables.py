@@ -69,18 +69,30 @@ def test_the_row_of_a_picture(tmp_path: Path):
 
 
 def test_the_rows_of_its_objects(tmp_path: Path):
-    write(tmp_path, entry("a.jpg", make_object(1), make_object(2, touches_edge=True)), entry("b.jpg"))
+    physical = {"area_nm2": 3.0, "equivalent_radius_nm": 0.9772, "perimeter_nm": 5.0, "centroid_nm": (2.25, 1.125)}
+    shape = {"perimeter": 10.0, "eccentricity": 0.5, "orientation": 0.25}
+    one = make_object(1, **physical, **shape)
+    write(tmp_path, entry("a.jpg", one, make_object(2, touches_edge=True)), entry("b.jpg"))
     first, second = read_csv(tmp_path / "objects.csv")
     assert first == {
         "file": "a.jpg",
         "path": "in/a.jpg",
+        "frame": "0",
         "job_id": make_job("a.jpg").job_id,
         "object_id": "1",
         "class": "crack",
         "area_px": "12",
+        "area_nm2": "3.0",
         "equivalent_radius_px": "1.9544",
+        "equivalent_radius_nm": "0.9772",
+        "perimeter_px": "10.0",
+        "perimeter_nm": "5.0",
+        "eccentricity": "0.5",
+        "orientation_rad": "0.25",
         "centroid_x_px": "4.5",
         "centroid_y_px": "2.25",
+        "centroid_x_nm": "2.25",
+        "centroid_y_nm": "1.125",
         "left_px": "3",
         "top_px": "1",
         "right_px": "7",
@@ -88,7 +100,7 @@ def test_the_rows_of_its_objects(tmp_path: Path):
         "touches_edge": "false",
         "confidence": "0.75",
     }
-    assert (second["object_id"], second["touches_edge"]) == ("2", "true")
+    assert (second["object_id"], second["touches_edge"], second["area_nm2"]) == ("2", "true", "")
 
 
 def test_parquet_has_the_same_rows_with_types(tmp_path: Path):

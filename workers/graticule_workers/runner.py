@@ -36,6 +36,7 @@ from graticule.errors import (
 from graticule.events import Event, Events
 from graticule.jobs import Content, Job, Lane, utc_now
 from graticule.manifest import Manifest
+from graticule.pictures import Pictures
 from graticule.records import Records
 from graticule.results import Artifact, Failure, Measurements, ModelRef, Result, Timings, WorkerInfo
 from graticule.settings import Settings
@@ -103,6 +104,7 @@ class Runner:
         self.metrics = metrics
         self.dead_letters = DeadLetters(settings, records)
         self._ended = EndedRecords(records)
+        self._pictures = Pictures(settings, records.store)
         self._turnstile = Turnstile()
         self._lock = threading.Lock()
         self._watches: set[Stopwatch] = set()
@@ -118,8 +120,9 @@ class Runner:
             self._tell(self.suspects.clear, job)
 
     def close(self) -> None:
-        """Remove the pending records that are still to be removed."""
+        """Remove the pending records that are still to be removed, and let go of files."""
         self._ended.close()
+        self._pictures.close()
 
     def native_steps(self) -> list[tuple[str, str, float]]:
         """Steps under way that nothing can interrupt: (job, stage, since, by `time.monotonic`)."""
@@ -266,9 +269,7 @@ class Runner:
             manifest = self.catalogue.resolve(job.model)
             provider = self.engine.load(manifest).provider
             pipeline = self._pipeline(job, manifest)
-        with watch.time("fetch"):
-            data = self.records.store.get_image(job.image)
-        answer = pipeline(data, self._model(job, manifest, alone=alone), watch.time)
+        answer = pipeline(self._model(job, manifest, alone=alone), watch.time)
         with watch.time("store"):
             artifacts = {name: self._stored(file) for name, file in answer.files.items()}
         return Result(
@@ -289,8 +290,8 @@ class Runner:
     def _pipeline(self, job: Job, manifest: Manifest) -> Pipeline:
         """What is to be done with the job. Raises InvalidParameters."""
         if job.content is Content.TENSORS:
-            return RunTensors(job, manifest)
-        return SegmentPicture(job, manifest, self.settings.max_pixels)
+            return RunTensors(job, manifest, self.records.store)
+        return SegmentPicture(job, manifest, self._pictures)
 
     def _model(self, job: Job, manifest: Manifest, *, alone: bool) -> Model:
         how = {"job": job.job_id, "alone": alone, "urgent": job.lane is Lane.INTERACTIVE}

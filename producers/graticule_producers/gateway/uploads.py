@@ -142,7 +142,7 @@ async def read_body(request: Request, limit: int, too_long: str) -> Upload:
 
 def check_picture(received: UploadedFile, settings: Settings) -> None:
     """Raise Problem, UnreadableImage or ImageTooLarge unless the header is that of a picture within the limits."""
-    head = received.file.read(64)
+    head = received.file.read(formats.HEAD)
     received.file.seek(0)
     if head and not any(reader.matches(head) for reader in formats.READERS):
         known = ", ".join(reader.name for reader in formats.READERS)

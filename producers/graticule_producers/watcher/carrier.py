@@ -8,7 +8,15 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from graticule import formats
-from graticule.errors import BadInput, GraticuleError, NotFound, SourceUnreadable, StoreUnavailable, UnreadableImage
+from graticule.errors import (
+    BadInput,
+    GraticuleError,
+    MissingPart,
+    NotFound,
+    SourceUnreadable,
+    StoreUnavailable,
+    UnreadableImage,
+)
 from graticule.store import Store, printable
 from graticule.submit import Submitter
 from graticule_producers.watcher.journal import Journal, JournalUnavailable
@@ -68,8 +76,8 @@ class Carrier:
             return Unreadable(look, _sentence(error)) if as_it_is else Refused(look, _sentence(error))
         except (StoreUnavailable, NotFound, JournalUnavailable) as error:
             return Postponed(look, error)
-        except BadInput as error:
-            return Unreadable(look, error.summary)
+        except (BadInput, MissingPart) as error:
+            return Unreadable(look, error.sentence)
         except Exception as error:
             log.exception("Unexpected while %s was submitted", printable(look.path))
             return Unreadable(look, f"{type(error).__name__}: {error}")
@@ -78,20 +86,34 @@ class Carrier:
         path, options = Path(look.path), self._options
         if not as_it_is:
             formats.check_complete(path)
+        frames = self._frames(path, as_it_is)
         if Look.at(look.path) != look:
             return Altered(look)
         intent = self._journal.intend(look)
-        job = self._submitter.submit_file(
-            path,
-            options.model,
-            parameters=options.parameters,
-            stream=self._stream,
-            sequence=intent.sequence,
-            submitted_at=intent.submitted_at,
-            lane=options.lane,
-        )
-        self._journal.submitted(look, job)
-        return Sent(look, job, intent.repeated)
+        upload = self._submitter.upload(path)
+        jobs = [
+            upload.submit(
+                options.model,
+                frame=frame,
+                parameters=options.parameters,
+                stream=self._stream,
+                sequence=intent.sequence,
+                submitted_at=intent.submitted_at,
+                lane=options.lane,
+            )
+            for frame in range(frames)
+        ]
+        self._journal.submitted(look, jobs[0])
+        return Sent(look, jobs[0], intent.repeated)
+
+    def _frames(self, path: Path, as_it_is: bool) -> int:
+        """Each frame of a file is a job. What cannot be read is one: the worker says what is wrong with it."""
+        try:
+            return self._submitter.count_frames(path)
+        except BadInput:
+            if as_it_is:
+                return 1
+            raise
 
 
 def _sentence(error: GraticuleError | OSError) -> str:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from graticule.errors import UnfitImage
 from graticule.manifest import Postprocessing
-from graticule.results import DetectedObject, Measurements
+from graticule.results import Calibration, DetectedObject, Distribution, Measurements
 from graticule_workers.analysis.probabilities import Output, evidence, foreground
+from graticule_workers.analysis.shapes import measure_shapes
 from graticule_workers.rows import row_chunks
 
 Labels = NDArray[Any]
@@ -25,6 +26,10 @@ Labels = NDArray[Any]
 Sums = NDArray[Any]
 """float64, one row for each answer of `evidence`, one column for each region."""
 
+_UM2 = 1e-6
+"""Square micrometres in a square nanometre."""
+_SQUARE = 1e-3
+"""Width and height of a pixel may differ by this part for the pixel to count as square."""
 MAX_OBJECTS = 65_535
 """What a 16-bit mask can number."""
 
@@ -55,7 +60,7 @@ class Analysis:
     measurements: Measurements
 
 
-def analyse(output: Output, spec: Postprocessing) -> Analysis:
+def analyse(output: Output, spec: Postprocessing, calibration: Calibration | None = None) -> Analysis:
     """Measure the objects in a network's output, classes x height x width (logits or probabilities, see the manifest).
 
     Raises UnfitImage when there are more objects than a mask can number.
@@ -63,7 +68,7 @@ def analyse(output: Output, spec: Postprocessing) -> Analysis:
     output = np.ascontiguousarray(output)
     regions = find_regions(foreground(output, spec), spec.minimum_area, spec.fill_holes)
     sums = sum_by_label(regions.labels, len(regions), output, spec)
-    return Analysis(regions.labels, measure(regions, sums, spec))
+    return Analysis(regions.labels, measure(regions, sums, spec, calibration))
 
 
 def find_regions(mask: NDArray[Any], minimum_area: int, fill_holes: int) -> Regions:
@@ -140,10 +145,24 @@ def sum_by_label(labels: Labels, count: int, output: Output, spec: Postprocessin
     return np.stack([np.bincount(ids, value, count) for value in values])
 
 
-def measure(regions: Regions, sums: Sums, spec: Postprocessing) -> Measurements:
-    """The numbers of a picture; `sums` are those of what `evidence` says over each region."""
+def measure(
+    regions: Regions,
+    sums: Sums,
+    spec: Postprocessing,
+    calibration: Calibration | None = None,
+    *,
+    touching: bool = False,
+) -> Measurements:
+    """The numbers of a picture; `sums` are those of what `evidence` says over each region.
+
+    `calibration`: without one (or with one that is no length) there are no physical numbers. `touching`: regions may
+    have common borders, as the instances of an instance model may.
+    """
     names = [c.name for c in spec.classes[1:]] if spec.has_background else [c.name for c in spec.classes]
-    objects = _objects(regions, sums, names, spec.touches_edge_buffer) if len(regions) else ()
+    columns = _columns(regions, sums, names, spec.touches_edge_buffer, calibration, touching)
+    objects = _objects(columns)
+    pixel = calibration.nanometres if calibration else None
+    radii, radii_nm = _distribution(columns["equivalent_radius"]), _distribution(columns.get("equivalent_radius_nm"))
     pixels = regions.labels.size
     members = {name: [o for o in objects if o.class_name == name] for name in names}
     return Measurements(
@@ -151,36 +170,73 @@ def measure(regions: Regions, sums: Sums, spec: Postprocessing) -> Measurements:
         area_fraction=sum(o.area for o in objects) / pixels,
         count_by_class={name: len(members[name]) for name in names},
         area_fraction_by_class={name: sum(o.area for o in members[name]) / pixels for name in names},
-        mean_radius=sum(o.equivalent_radius for o in objects) / len(objects) if objects else None,
+        mean_radius=radii.mean if radii else None,
+        mean_radius_nm=radii_nm.mean if radii_nm else None,
+        density_per_um2=len(objects) / (pixels * pixel[0] * pixel[1] * _UM2) if pixel else None,
+        radii=radii,
+        radii_nm=radii_nm,
         objects=objects,
     )
 
 
-def _objects(regions: Regions, sums: Sums, names: list[str], buffer: int) -> tuple[DetectedObject, ...]:
+def _columns(
+    regions: Regions,
+    sums: Sums,
+    names: list[str],
+    buffer: int,
+    calibration: Calibration | None,
+    touching: bool,
+) -> dict[str, NDArray[Any] | list[str]]:
+    """The fields of DetectedObject but for the id, each with an entry for every region."""
     height, width = regions.labels.shape
-    columns = (
-        sums[1:].argmax(axis=0),
-        regions.area,
-        np.sqrt(regions.area / np.pi),
-        regions.centroid,
-        regions.box,
-        touches_edge(regions.box, height, width, buffer),
-        np.clip(sums[0] / regions.area, 0, 1),
-    )
+    aspect = calibration.pixel_width / calibration.pixel_height if calibration else 1.0
+    shapes = measure_shapes(regions.labels, regions.centroid, regions.box, aspect, touching=touching)
+    radius = np.sqrt(regions.area / np.pi)
+    columns = {
+        "class_name": [names[vote] for vote in sums[1:].argmax(axis=0)],
+        "area": regions.area,
+        "equivalent_radius": radius,
+        "centroid": regions.centroid,
+        "bounding_box": regions.box,
+        "touches_edge": touches_edge(regions.box, height, width, buffer),
+        "confidence": np.clip(sums[0] / regions.area, 0, 1),
+        "perimeter": shapes.perimeter,
+        "eccentricity": shapes.eccentricity,
+        "orientation": shapes.orientation,
+    }
+    if calibration and (pixel := calibration.nanometres):
+        columns |= {
+            "area_nm2": regions.area * pixel[0] * pixel[1],
+            "equivalent_radius_nm": radius * np.sqrt(pixel[0] * pixel[1]),
+            "centroid_nm": regions.centroid * pixel,
+        }
+        if np.isclose(aspect, 1, rtol=_SQUARE, atol=0):
+            columns["perimeter_nm"] = shapes.perimeter * np.sqrt(pixel[0] * pixel[1])
+    return columns
+
+
+def _objects(columns: dict[str, NDArray[Any] | list[str]]) -> tuple[DetectedObject, ...]:
+    plain = [column if isinstance(column, list) else column.tolist() for column in columns.values()]
     return tuple(
-        DetectedObject(
-            id=number,
-            class_name=names[vote],
-            area=area,
-            equivalent_radius=radius,
-            centroid=centroid,
-            bounding_box=box,
-            touches_edge=edge,
-            confidence=confidence,
-        )
-        for number, (vote, area, radius, centroid, box, edge, confidence) in enumerate(
-            zip(*(column.tolist() for column in columns), strict=True), start=1
-        )
+        DetectedObject(id=number, **dict(zip(columns, values, strict=True)))
+        for number, values in enumerate(zip(*plain, strict=True), start=1)
+    )
+
+
+def _distribution(values: Any) -> Distribution | None:  # noqa: ANN401 (an array, or nothing)
+    if values is None or not len(values):
+        return None
+    p5, p25, median, p75, p95 = np.percentile(values, (5, 25, 50, 75, 95)).tolist()
+    return Distribution(
+        mean=float(values.mean()),
+        standard_deviation=float(values.std()),
+        minimum=float(values.min()),
+        p5=p5,
+        p25=p25,
+        median=median,
+        p75=p75,
+        p95=p95,
+        maximum=float(values.max()),
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graticule.manifest import Postprocessing
+from graticule.results import Calibration
 from graticule_workers.analysis.instances import (
     Analysis,
     Labels,
@@ -33,8 +34,9 @@ from graticule_workers.rows import row_chunks
 class Tally:
     """Takes every row of a picture once; then measures it."""
 
-    def __init__(self, height: int, width: int, spec: Postprocessing) -> None:
+    def __init__(self, height: int, width: int, spec: Postprocessing, calibration: Calibration | None = None) -> None:
         self._spec = spec
+        self._calibration = calibration
         self._mask = np.zeros((height, width), np.uint8)
         self._places: list[NDArray[Any]] = []
         self._sums: list[Sums] = []
@@ -49,7 +51,7 @@ class Tally:
         regions = find_regions(self._mask, self._spec.minimum_area, self._spec.fill_holes)
         owners = regions.labels.ravel()[np.concatenate(self._places)]
         sums = np.stack([np.bincount(owners, row, len(regions) + 1)[1:] for row in np.concatenate(self._sums, axis=1)])
-        return Analysis(regions.labels, measure(regions, sums, self._spec))
+        return Analysis(regions.labels, measure(regions, sums, self._spec, self._calibration))
 
     def _add(self, top: int, output: Output) -> None:
         mask = foreground(output, self._spec).view(np.uint8)

@@ -52,8 +52,8 @@ class Answer:
 
 
 class Pipeline(Protocol):
-    """From the bytes that a job points to, to its answer. Made before they are fetched, to refuse wrong parameters."""
+    """From what a job points to, to its answer. Made before anything is fetched, to refuse wrong parameters."""
 
-    def __call__(self, data: bytes, model: Model, timed: Timed) -> Answer:
-        """Raises BadInput for what cannot be answered, and whatever the model raises."""
+    def __call__(self, model: Model, timed: Timed) -> Answer:
+        """Raises BadInput for what cannot be answered, and whatever the store and the model raise."""
         ...

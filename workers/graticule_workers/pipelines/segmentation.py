@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from graticule import formats
 from graticule.errors import InvalidParameters
+from graticule.formats.units import given_by_user, without_calibration
 from graticule.jobs import Job
 from graticule.manifest import Manifest, Postprocessing
-from graticule.results import Measurements, mask_key
+from graticule.pictures import Pictures
+from graticule.results import Calibration, Measurements, mask_key
 from graticule_workers.analysis.instances import Labels, analyse
 from graticule_workers.analysis.probabilities import Output
 from graticule_workers.analysis.tally import Tally
@@ -49,19 +50,19 @@ class Segmentation:
 class SegmentPicture:
     """See `Pipeline`."""
 
-    def __init__(self, job: Job, manifest: Manifest, max_pixels: int) -> None:
+    def __init__(self, job: Job, manifest: Manifest, pictures: Pictures) -> None:
         """Raises InvalidParameters."""
         self._job = job
         self._manifest = manifest
-        self._spec = adjusted(manifest.postprocessing, job.parameters)
-        self._max_pixels = max_pixels
+        self._calibration = given_by_user(job.parameters)
+        self._spec = adjusted(manifest.postprocessing, without_calibration(job.parameters))
+        self._pictures = pictures
 
-    def __call__(self, data: bytes, model: Model, timed: Timed) -> Answer:
-        """Raises UnreadableImage, ImageTooLarge, UnfitImage, and whatever the model raises."""
-        image = self._job.image
-        with timed("decode"):
-            picture = formats.decode(data, image.filename, frame=image.frame, max_pixels=self._max_pixels)
-        found = segment(picture.pixels, self._manifest, self._spec, model.infer, timed)
+    def __call__(self, model: Model, timed: Timed) -> Answer:
+        """Raises what `Pictures.get` raises, UnfitImage, and whatever the model raises."""
+        picture = self._pictures.get(self._job.image, timed)
+        calibration = self._calibration or picture.calibration
+        found = segment(picture.pixels, self._manifest, self._spec, model.infer, timed, calibration)
         with timed("store"):
             mask = self._mask(encode_mask(found.labels))
         objects = found.measurements.objects
@@ -70,7 +71,7 @@ class SegmentPicture:
             files={"mask": mask},
             parameters=applied(self._spec),
             image=picture.info,
-            calibration=picture.calibration,
+            calibration=calibration,
             confidence=sum(o.confidence for o in objects) / len(objects) if objects else None,
             flags=found.flags,
         )
@@ -86,11 +87,19 @@ class SegmentPicture:
         )
 
 
-def segment(pixels: NDArray[Any], manifest: Manifest, spec: Postprocessing, infer: Infer, timed: Timed) -> Segmentation:
+def segment(
+    pixels: NDArray[Any],
+    manifest: Manifest,
+    spec: Postprocessing,
+    infer: Infer,
+    timed: Timed,
+    calibration: Calibration | None = None,
+) -> Segmentation:
     """Find and measure the objects in a decoded picture, height x width (x 3), of any size.
 
     A large picture goes through the network in tiles, at most `manifest.batch_limit` of them in one run, and its
-    outputs are never held as a whole. `spec` is the manifest's post-processing, adjusted to the job.
+    outputs are never held as a whole. `spec` is the manifest's post-processing, adjusted to the job. With a
+    `calibration` the numbers are given in nm, too.
     Raises UnfitImage, and whatever `infer` raises.
     """
     height, width = pixels.shape[:2]
@@ -98,29 +107,39 @@ def segment(pixels: NDArray[Any], manifest: Manifest, spec: Postprocessing, infe
     content = scaled_size((height, width), preprocessing)
     one_run = tile_size(content, preprocessing.size) == padded_size(content, preprocessing.size)
     if one_run and height * width <= AT_ONCE:
-        return _segment_at_once(pixels, manifest, spec, infer, timed)
-    return _segment_by_tiles(pixels, manifest, spec, infer, timed)
+        return _segment_at_once(pixels, manifest, spec, infer, timed, calibration)
+    return _segment_by_tiles(pixels, manifest, spec, infer, timed, calibration)
 
 
 def _segment_at_once(
-    pixels: NDArray[Any], manifest: Manifest, spec: Postprocessing, infer: Infer, timed: Timed
+    pixels: NDArray[Any],
+    manifest: Manifest,
+    spec: Postprocessing,
+    infer: Infer,
+    timed: Timed,
+    calibration: Calibration | None,
 ) -> Segmentation:
     with timed("preprocess"):
         prepared = prepare(pixels, manifest.preprocessing)
     with timed("infer"):
         (output,) = infer(prepared.tensor[np.newaxis])
     with timed("analyse"):
-        analysis = analyse(prepared.restore(output), spec)
+        analysis = analyse(prepared.restore(output), spec, calibration)
     return Segmentation(analysis.labels, analysis.measurements, prepared.flags)
 
 
 def _segment_by_tiles(
-    pixels: NDArray[Any], manifest: Manifest, spec: Postprocessing, infer: Infer, timed: Timed
+    pixels: NDArray[Any],
+    manifest: Manifest,
+    spec: Postprocessing,
+    infer: Infer,
+    timed: Timed,
+    calibration: Calibration | None,
 ) -> Segmentation:
     with timed("preprocess"):
         source = Source(pixels, manifest.preprocessing)
         grid = lay_out(source.content, manifest.preprocessing.size)
-    mosaic = _Mosaic(source, grid, spec)
+    mosaic = _Mosaic(source, grid, spec, calibration)
     at_a_time = manifest.batch_limit(*grid.size)
     for first in range(0, len(grid.tiles), at_a_time):
         mosaic.add(grid.tiles[first : first + at_a_time], infer, timed)
@@ -132,12 +151,12 @@ def _segment_by_tiles(
 class _Mosaic:
     """What becomes of the tiles: blended, brought back to the picture's size, counted."""
 
-    def __init__(self, source: Source, grid: Grid, spec: Postprocessing) -> None:
+    def __init__(self, source: Source, grid: Grid, spec: Postprocessing, calibration: Calibration | None) -> None:
         self._source = source
         self._size = grid.size
         self._blender = Blender(grid)
         self._restorer = Restorer(source.content, source.original)
-        self.tally = Tally(*source.original, spec)
+        self.tally = Tally(*source.original, spec, calibration)
 
     def add(self, tiles: Sequence[Tile], infer: Infer, timed: Timed) -> None:
         """The next tiles in the order of the grid, in one run of the network."""

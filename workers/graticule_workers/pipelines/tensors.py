@@ -8,6 +8,7 @@ from graticule.errors import InferenceFailed, InvalidParameters, OutOfMemory, Un
 from graticule.jobs import Job
 from graticule.manifest import Manifest
 from graticule.results import TensorOutputs, outputs_key
+from graticule.store import Store
 from graticule.tensors import MEDIA_TYPE, TensorInfo, check_inputs, decode, encode
 from graticule_workers.pipelines.answer import Answer, File, Model, Timed
 
@@ -15,15 +16,18 @@ from graticule_workers.pipelines.answer import Answer, File, Model, Timed
 class RunTensors:
     """See `Pipeline`."""
 
-    def __init__(self, job: Job, manifest: Manifest) -> None:
+    def __init__(self, job: Job, manifest: Manifest, store: Store) -> None:
         """Raises InvalidParameters."""
         if job.parameters:
             raise InvalidParameters(f"A job for tensors takes no parameters; found {', '.join(job.parameters)}.")
         self._job = job
         self._manifest = manifest
+        self._store = store
 
-    def __call__(self, data: bytes, model: Model, timed: Timed) -> Answer:
-        """Raises UnfitTensors, OutOfMemory."""
+    def __call__(self, model: Model, timed: Timed) -> Answer:
+        """Raises UnfitTensors, OutOfMemory, NotFound, Corrupted, StoreUnavailable."""
+        with timed("fetch"):
+            data = self._store.get_image(self._job.image)
         with timed("decode"):
             feed = decode(data)
             check_inputs(self._manifest, [TensorInfo.of(name, array) for name, array in feed.items()])

@@ -4,6 +4,9 @@ import { ask, element, percent, rounded } from "/static/common.js";
 import { Plot, binned } from "/static/plots.js";
 
 const SVG = "http://www.w3.org/2000/svg";
+const isNumber = (value) => typeof value === "number";
+/** "12.3" or, with a calibration, "12.3 (6.2 nm)". */
+const withNm = (shown, nm, unit = "nm") => (isNumber(nm) ? `${shown} (${rounded(nm)} ${unit})` : shown);
 const TEXTS = new Set([1, 5]);
 const get = (id) => document.getElementById(id);
 
@@ -42,12 +45,14 @@ export class Viewer {
     get("opacity-value").textContent = `${value} %`;
   }
 
-  fillFacts({ measurements, image, model, timings }) {
+  fillFacts({ measurements, image, model, timings, calibration }) {
     const work = Object.entries(timings).reduce((sum, [stage, seconds]) => (stage === "queued" ? sum : sum + seconds), 0);
     const facts = {
       Objects: measurements.count,
       "Area fraction": percent(measurements.area_fraction),
-      "Mean radius": measurements.mean_radius === null ? "–" : `${rounded(measurements.mean_radius)} px`,
+      "Mean radius": measurements.mean_radius === null ? "–" : `${rounded(measurements.mean_radius)} px${isNumber(measurements.mean_radius_nm) ? ` (${rounded(measurements.mean_radius_nm)} nm)` : ""}`,
+      ...(isNumber(measurements.density_per_um2) ? { Density: `${rounded(measurements.density_per_um2)} / µm²` } : {}),
+      ...(calibration ? { Pixel: `${rounded(calibration.pixel_width, 4)} × ${rounded(calibration.pixel_height, 4)} ${calibration.unit} (${calibration.source})` } : {}),
       Picture: `${image.width} × ${image.height} px`,
       Model: `${model.name} ${model.version}`,
       Work: `${(work * 1000).toFixed(0)} ms`,
@@ -58,12 +63,12 @@ export class Viewer {
 
   fillTable() {
     const rows = this.objects.map((one) => {
-      const cells = [one.id, one.class_name, one.area, rounded(one.equivalent_radius), one.centroid.map((value) => rounded(value)).join(", "), one.touches_edge ? "yes" : "no", rounded(one.confidence, 2)];
+      const cells = [one.id, one.class_name, withNm(one.area, one.area_nm2, "nm²"), withNm(rounded(one.equivalent_radius), one.equivalent_radius_nm), one.centroid.map((value) => rounded(value)).join(", "), one.touches_edge ? "yes" : "no", rounded(one.confidence, 2), withNm(rounded(one.perimeter), one.perimeter_nm), rounded(one.eccentricity, 2), rounded(one.orientation, 2)];
       const row = element("tr", { tabindex: "0", "data-id": one.id }, ...cells.map((cell, place) => element("td", TEXTS.has(place) ? {} : { class: "number" }, String(cell))));
       for (const kind of ["focus", "pointerenter"]) row.addEventListener(kind, () => this.choose(one));
       return row;
     });
-    if (!rows.length) rows.push(element("tr", {}, element("td", { colspan: "7" }, "No objects: nothing was found in this picture.")));
+    if (!rows.length) rows.push(element("tr", {}, element("td", { colspan: "10" }, "No objects: nothing was found in this picture.")));
     get("objects").tBodies[0].replaceChildren(...rows);
   }
 
@@ -104,7 +109,7 @@ export class Viewer {
     const { width, height } = this.job.result.image;
     const [left, top, right, bottom] = one.bounding_box;
     Object.assign(get("box").style, { left: `${(left / width) * 100}%`, top: `${(top / height) * 100}%`, width: `${((right - left) / width) * 100}%`, height: `${((bottom - top) / height) * 100}%` });
-    get("hovered").textContent = `No. ${one.id}, ${one.class_name}: ${one.area} px, radius ${rounded(one.equivalent_radius)} px, centre (${one.centroid.map((value) => rounded(value)).join(", ")}), confidence ${rounded(one.confidence, 2)}`;
+    get("hovered").textContent = `No. ${one.id}, ${one.class_name}: ${one.area} px, radius ${rounded(one.equivalent_radius)} px${isNumber(one.equivalent_radius_nm) ? ` (${rounded(one.equivalent_radius_nm)} nm)` : ""}, centre (${one.centroid.map((value) => rounded(value)).join(", ")}), confidence ${rounded(one.confidence, 2)}`;
   }
 }
 
