@@ -5,20 +5,21 @@ An index only: it may be lost, and nothing but speed depends on it. The truth is
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal, cast
 
 import redis
 from pydantic import AwareDatetime
 
 from graticule.broker import connect_redis, translated_redis_errors
-from graticule.jobs import Message
+from graticule.jobs import Job, Message
 from graticule.results import Failure, Measurements, Result
 from graticule.settings import Settings
 
 MAX_EVENTS = 10_000
 """Events kept; a reader that falls further behind has to read the store."""
 REMEMBERED = 100_000
-"""Endings remembered, so that the same one is not told twice."""
+"""Endings remembered, so that the same one is not told twice, and no job is carried out that is known to have ended."""
 
 # A worker killed between writing a result and telling of it makes its job run again, which tells of it then. One
 # script, so that an ending is told and counted exactly once whoever is killed when.
@@ -76,8 +77,9 @@ class Event(Message):
     @property
     def ending(self) -> str:
         """What is told once. A job has one result, but fails once for each submission."""
-        submission = f":{self.submitted_at.timestamp()}" if self.status == "failed" and self.submitted_at else ""
-        return f"{self.job_id}:{self.status}{submission}"
+        if self.status == "succeeded" or not self.submitted_at:
+            return f"{self.job_id}:{self.status}"
+        return _failed(self.job_id, self.submitted_at)
 
 
 class Events:
@@ -108,6 +110,13 @@ class Events:
         with translated_redis_errors(self.settings):
             return bool(self._publish(keys=keys, args=arguments))
 
+    def told(self, job: Job) -> bool:
+        """Whether an end of this submission is among the endings that are remembered. Raises BrokerUnavailable."""
+        endings = [f"{job.job_id}:succeeded", _failed(job.job_id, job.submitted_at)]
+        with translated_redis_errors(self.settings):
+            scores = cast("list[float | None]", self._redis.zmscore(self._told, endings))
+        return any(score is not None for score in scores)
+
     def last_id(self) -> str:
         """The position behind the newest event: reading from here gives only what comes later."""
         with translated_redis_errors(self.settings):
@@ -137,6 +146,10 @@ class Events:
         with translated_redis_errors(self.settings):
             raw = cast("dict[str, str]", self._redis.hgetall(self._counters))
         return {"succeeded": int(raw.get("succeeded", 0)), "failed": int(raw.get("failed", 0))}
+
+
+def _failed(job_id: str, submitted_at: datetime) -> str:
+    return f"{job_id}:failed:{submitted_at.timestamp()}"
 
 
 def _entries(answer: object) -> list[tuple[str, dict[str, str]]]:

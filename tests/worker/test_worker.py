@@ -79,6 +79,18 @@ def test_the_same_job_twice_is_done_once(client, worker):
     wait_until(lambda: not pending(client.settings), what="the second submission's record is removed")
     assert client.outcome(first.job_id) == done
     assert Events(client.settings).counts()["succeeded"] == 1
+    assert f"job {first.job_id} was finished already" in worker.output
+
+
+def test_a_job_whose_end_redis_forgot_keeps_its_first_result_and_is_told_of_again(client, worker, settings):
+    done = client.submit(picture(), "brightness").result(30)
+    broker: redis.Redis = connect_redis(settings)
+    wait_until(lambda: Events(settings).counts()["succeeded"] == 1)
+    broker.delete(*(f"{settings.key_prefix}graticule:{key}" for key in ("told", "counters", "events")))
+    client.submit(picture(), "brightness")
+    wait_until(lambda: Events(settings).counts()["succeeded"] == 1, what="its end is told again")
+    wait_until(lambda: not pending(settings), what="the second submission's record is removed")
+    assert client.outcome(done.job.job_id) == done
 
 
 def test_parameters_change_the_result_and_wrong_ones_are_told(client, worker):

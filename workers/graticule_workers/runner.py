@@ -113,7 +113,7 @@ class Runner:
         `redelivered`: a worker had it and did not answer for it; it may have died of it.
         Raises DeadlineReached when the job has to go back to the queue.
         """
-        deaths = self._run(job, self._deaths_of(job) if redelivered else ())
+        deaths = self._run(job, self._deaths_of(job) if redelivered else (), look_first=redelivered)
         if deaths:
             self._tell(self.suspects.clear, job)
 
@@ -140,7 +140,7 @@ class Runner:
 
     # -- tries -------------------------------------------------------------------------------------------------
 
-    def _run(self, job: Job, deaths: tuple[Death, ...]) -> tuple[Death, ...]:
+    def _run(self, job: Job, deaths: tuple[Death, ...], *, look_first: bool) -> tuple[Death, ...]:
         """Try until the job has ended; the deaths that it has seen by then."""
         deadline = time.monotonic() + self.settings.task_deadline
         pauses, tries, died_in = _pauses(), 0, "route"
@@ -151,7 +151,7 @@ class Runner:
                 if len(deaths) >= MAX_DEATHS:
                     self._give_up(job, deaths, died_in)
                     return deaths
-                self._try(job, watch, alone=bool(deaths))
+                self._try(job, watch, alone=bool(deaths), look_first=look_first or tries > 1)
                 return deaths
             except (StoreUnavailable, BrokerUnavailable) as error:
                 trouble = error
@@ -165,7 +165,7 @@ class Runner:
                 trouble = error
             _wait(next(pauses), deadline, trouble)
 
-    def _try(self, job: Job, watch: Stopwatch, *, alone: bool) -> None:
+    def _try(self, job: Job, watch: Stopwatch, *, alone: bool, look_first: bool) -> None:
         if alone:
             self._tell(self.suspects.waits, job)
         with self._turnstile.passing(alone=alone):
@@ -174,7 +174,7 @@ class Runner:
             with self._lock:
                 self._watches.add(watch)
             try:
-                if not self._finished_before(job):
+                if not ((look_first or self._may_have_ended(job)) and self._finished_before(job)):
                     self._run_once(job, watch, alone=alone)
             finally:
                 with self._lock:
@@ -234,10 +234,17 @@ class Runner:
         if self.records.commit(result):
             self._publish(result)
             self.metrics.job_ended(job, result.status, result.timings)
+            self._ended.add(job)
+            log.info("%s", _line(result))
         else:
-            self.metrics.duplicate()
-        self._ended.add(job)
-        log.info("%s", _line(result))
+            self._finished_before(job)
+
+    def _may_have_ended(self, job: Job) -> bool:
+        """Whether Redis remembers an end, or nobody knows. Asking it costs far less than a listing in the store."""
+        try:
+            return self.events.told(job)
+        except BrokerUnavailable:
+            return True
 
     def _finished_before(self, job: Job) -> bool:
         """Whether the job had ended; then its pending record goes.

@@ -117,7 +117,10 @@ class Jobs:
         return [job for job in jobs if job]
 
     def cancel(self, job_id: str) -> Found:
-        """End a job that waits. One that a worker is busy with may still end in a result. Raises Problem (404, 409)."""
+        """End a job that waits. One that a worker is busy with may still end in a result.
+
+        Raises Problem (404, 409), and BrokerUnavailable: workers learn of it through Redis.
+        """
         found = self.find(job_id)
         if found.outcome:
             raise Problem(409, f"The job {job_id} has ended already: {found.outcome.status}.")
@@ -125,7 +128,8 @@ class Jobs:
         failure = Failure(
             job=found.job, error=error.kind, message=str(error), stage="route", tries=0, completed_at=utc_now()
         )
-        # Workers pass over a job whose failure answers its submission: the message may stay in its queue.
+        # Workers pass over a job that they are told has ended: the message may stay in its queue.
+        self.hub.events.last_id()
         self.records.fail(failure)
         self._tell(failure)
         self.records.remove_pending(found.job)
