@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import backlog, latency, machine, memory, overlap, queue, shapes, throughput, tiling_memory
+from benchmarks import backlog, gateway, latency, machine, memory, overlap, queue, shapes, throughput, tiling_memory
 from benchmarks.figures import Figure
 from benchmarks.models import TILE, UNET
 from benchmarks.peers import compare
@@ -38,6 +38,9 @@ QUESTIONS: dict[str, Measure] = {
     ),
     "queue": lambda place, o: queue.measure(place, most=o.most, rounds=o.rounds),
     "backlog": lambda place, o: backlog.measure(place, jobs=o.jobs, pictures=o.latency_pictures, rounds=o.rounds),
+    "gateway": lambda place, o: gateway.measure(
+        place, rounds=o.rounds, pictures=o.latency_pictures, seconds=o.crowd_seconds, listeners=o.listeners
+    ),
     "overlap": lambda place, o: overlap.measure(place, rounds=o.rounds),
     "tiling": lambda place, _: tiling_memory.measure(),
     "shapes": lambda _, o: shapes.measure_shapes(o.rounds),
@@ -86,11 +89,14 @@ def _parser() -> argparse.ArgumentParser:
     several = parser.add_argument_group("throughput")
     several.add_argument("--pictures", type=_positive, default=300, help="small pictures in each round")
     several.add_argument("--heavy-pictures", type=_positive, default=32, help="pictures for the heavy model")
-    single = parser.add_argument_group("latency, backlog")
+    single = parser.add_argument_group("latency, backlog, gateway")
     single.add_argument("--latency-pictures", type=_positive, default=100, help="pictures sent one after another")
     single.add_argument("--jobs", type=_positive, default=10_000, help="jobs in the backlog")
     queued = parser.add_argument_group("queue")
     queued.add_argument("--most", type=_positive, default=10_000, help="longest queue: 100, 1,000, ... tasks")
+    served = parser.add_argument_group("gateway")
+    served.add_argument("--crowd-seconds", type=float, default=60.0, help="time for which 32 clients send pictures")
+    served.add_argument("--listeners", type=_positive, default=1000, help="idle clients that listen to events")
     peers = parser.add_argument_group("peers")
     peers.add_argument("--seconds", type=float, default=6.0, help="length of each measurement")
     peers.add_argument("--clients", type=_positive, nargs="+", default=list(compare.CLIENTS))

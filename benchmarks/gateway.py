@@ -1,16 +1,16 @@
-"""`python -m benchmarks.gateway`: what the gateway costs beyond the cluster, and what it withstands."""
+"""What the gateway costs beyond the cluster, and what it withstands."""
 
 from __future__ import annotations
 
 import http.client
 import itertools
 import json
+import logging
 import os
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,33 +18,38 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.figures import Figure, figure, percentile
+from benchmarks.models import TILE, prepare_models
 from benchmarks.pictures import tiles
+from benchmarks.processes import servers, worker
 from graticule.client import Client
-from graticule.local.cluster import EmbeddedCluster
+from graticule.errors import ClusterError
 from graticule.local.ports import choose_ports
-from graticule.settings import Settings, load_settings
+from graticule.registry import Registry
+from graticule.settings import Settings
 
-MODEL = "tile-defects"
-PICTURES = 100
+log = logging.getLogger("benchmarks")
+
 CROWD = 32
-CROWD_SECONDS = 60
-LISTENERS = 1000
 TWO_GIB = 2 * 1024**3
 
+_WARM_UP = 10
+_READY_WITHIN = 60.0
 
-def main() -> None:
-    """Start a cluster and a gateway of its own, measure, tell."""
-    with tempfile.TemporaryDirectory() as folder:
-        embedded = EmbeddedCluster(load_settings(data_dir=Path(folder)), flower=False)
-        with embedded as settings, running_gateway(settings) as gateway:
-            figures = {**overhead(settings, gateway), **refusal(gateway), **listeners(gateway), **crowd(gateway)}
-    table = Table("Figure", "Value", title=f"Gateway, {len(os.sched_getaffinity(0))} cores")
-    for name, value in figures.items():
-        table.add_row(name, f"{value:.4g}")
-    Console().print(table)
+
+def measure(place: Path, *, rounds: int, pictures: int, seconds: float, listeners: int) -> list[Figure]:
+    """Overhead at one client, a refused upload, idle listeners, a crowd of clients for `seconds`."""
+    model = prepare_models(place / "models")[TILE]
+    with servers(place / "cluster") as settings:
+        Registry(Client(settings).store).publish(model.folder)
+        with worker(settings, model.name), running_gateway(settings) as gateway:
+            return [
+                *_overhead(settings, gateway, rounds, pictures),
+                *_refusal(gateway),
+                *_listeners(gateway, listeners),
+                *_crowd(gateway, seconds),
+            ]
 
 
 class Gateway:
@@ -64,6 +69,7 @@ class Gateway:
 
 @contextmanager
 def running_gateway(settings: Settings) -> Iterator[Gateway]:
+    """A gateway of a cluster that is ready."""
     port = choose_ports(("gateway",), {})["gateway"]
     environment = {**os.environ, **settings.to_env(), "GRATICULE_GATEWAY_PORT": str(port)}
     command = [sys.executable, "-m", "graticule", "gateway", "--log-level", "warning"]
@@ -77,40 +83,73 @@ def running_gateway(settings: Settings) -> Iterator[Gateway]:
         process.wait()
 
 
-def overhead(settings: Settings, gateway: Gateway) -> dict[str, float]:
-    """One client: pictures in turn through the gateway and straight into the cluster, less the model's time, ms."""
+def _overhead(settings: Settings, gateway: Gateway, rounds: int, pictures: int) -> list[Figure]:
+    """One client sends each picture both ways, in turn, and waits for the result, which both hear of by an event.
+
+    The ways change places from picture to picture. Overhead: the median of the differences of each picture's two times,
+    the model's own time taken off both.
+    """
     client, connection = Client(settings), gateway.connect()
-    pictures = iter(tiles(2 * PICTURES, first=50_000))
-    through, straight = [], []
-    for _ in range(PICTURES):
-        began = time.perf_counter()
-        (job,) = json.loads(_measure(connection, next(pictures)))["jobs"]
-        through.append(time.perf_counter() - began - job["result"]["timings"]["infer"])
-        began = time.perf_counter()
-        result = client.submit(next(pictures), MODEL).result()
-        straight.append(time.perf_counter() - began - result.timings.infer)
-    middle = statistics.median(through), statistics.median(straight)
-    return {
-        "through the gateway, less inference, p50 (ms)": 1000 * middle[0],
-        "straight into the cluster, less inference, p50 (ms)": 1000 * middle[1],
-        "overhead, p50 (ms)": 1000 * (middle[0] - middle[1]),
-    }
+    numbers = itertools.count(1)
+    drawn = tiles(pictures, first=50_000)
+
+    def both(picture: bytes, *, gateway_first: bool) -> tuple[float, float]:
+        ways = [
+            lambda: _through(connection, _unseen(picture, next(numbers))),
+            lambda: _straight(client, _unseen(picture, next(numbers))),
+        ]
+        if gateway_first:
+            return ways[0](), ways[1]()
+        straight = ways[1]()
+        return ways[0](), straight
+
+    for picture in drawn[:_WARM_UP]:
+        both(picture, gateway_first=True)
+    through, straight, beyond = [], [], []
+    for _ in range(rounds):
+        times = [both(picture, gateway_first=bool(index % 2)) for index, picture in enumerate(drawn)]
+        through.append(1000 * statistics.median(one for one, _ in times))
+        straight.append(1000 * statistics.median(other for _, other in times))
+        beyond.append(1000 * statistics.median(one - other for one, other in times))
+    group = "gateway, one client, inference taken off"
+    return [
+        figure(group, "through the gateway, p50", "ms", through),
+        figure(group, "Python client, p50", "ms", straight),
+        figure(group, "overhead, p50", "ms", beyond, "<= 15"),
+    ]
 
 
-def crowd(gateway: Gateway) -> dict[str, float]:
+def _unseen(picture: bytes, number: int) -> bytes:
+    """The same pixels in another file, which is another job: what follows the end of a PNG is not looked at."""
+    return picture + number.to_bytes(8, "big")
+
+
+def _through(connection: http.client.HTTPConnection, picture: bytes) -> float:
+    began = time.perf_counter()
+    (job,) = json.loads(_measure(connection, picture))["jobs"]
+    return time.perf_counter() - began - job["result"]["timings"]["infer"]
+
+
+def _straight(client: Client, picture: bytes) -> float:
+    began = time.perf_counter()
+    result = client.submit(picture, TILE, filename="tile.png").result()
+    return time.perf_counter() - began - result.timings.infer
+
+
+def _crowd(gateway: Gateway, seconds: float) -> list[Figure]:
     """Many clients at once for a while: answers, errors, latency, memory."""
-    until, times, errors = time.monotonic() + CROWD_SECONDS, list[float](), list[str]()
-    drawn, numbers = tiles(200, first=100_000), itertools.count()
+    drawn, numbers = tiles(64, first=100_000), itertools.count(1)
+    times, errors = list[float](), list[str]()
+    until = time.monotonic() + seconds
 
     def client() -> None:
         connection = gateway.connect()
         while time.monotonic() < until:
             number = next(numbers)
-            # What follows the end of a PNG is not looked at: another file, the same work.
-            picture = drawn[number % len(drawn)] + str(number).encode()
+            picture = _unseen(drawn[number % len(drawn)], number)
             try:
                 times.append(_timed(lambda: _measure(connection, picture)))  # noqa: B023 (called at once)
-            except (AssertionError, OSError, http.client.HTTPException) as error:
+            except (ClusterError, OSError, http.client.HTTPException) as error:
                 errors.append(repr(error))
                 connection = gateway.connect()
 
@@ -120,42 +159,47 @@ def crowd(gateway: Gateway) -> dict[str, float]:
     for thread in threads:
         thread.join()
     for error in errors[:3]:
-        Console(stderr=True).print(error, style="red", markup=False)
-    return {
-        f"{CROWD} clients: errors": float(len(errors)),
-        f"{CROWD} clients: images/s": len(times) / CROWD_SECONDS,
-        f"{CROWD} clients: p50 (ms)": 1000 * statistics.median(times),
-        f"{CROWD} clients: p99 (ms)": 1000 * statistics.quantiles(times, n=100)[98],
-        f"{CROWD} clients: gateway memory (MB)": gateway.megabytes,
-    }
+        log.warning("%s", error)
+    if not times:
+        raise ClusterError(f"Not one of {CROWD} clients got an answer: {errors[:1]}")
+    group = f"gateway, {CROWD} clients for {seconds:g} s"
+    milliseconds = [1000 * one for one in times]
+    return [
+        figure(group, "errors", "", [len(errors)], "0"),
+        figure(group, "speed", "images/s", [len(times) / seconds]),
+        figure(group, "p50", "ms", [percentile(milliseconds, 50)]),
+        figure(group, "p99", "ms", [percentile(milliseconds, 99)]),
+        figure(group, "memory of the gateway", "MB", [gateway.megabytes]),
+    ]
 
 
-def refusal(gateway: Gateway) -> dict[str, float]:
-    """A body over the limit: told so by its length, and without a length; seconds, and memory grown."""
+def _refusal(gateway: Gateway) -> list[Figure]:
+    """An upload of 2 GiB: refused by the length that it tells, and at the limit when it tells none."""
     before = gateway.megabytes
     told = _timed(lambda: _refused(gateway, f"Content-Length: {TWO_GIB}", b""))
     chunk = b"100000\r\n" + bytes(1024**2) + b"\r\n"
     untold = _timed(lambda: _refused(gateway, "Transfer-Encoding: chunked", chunk))
-    return {
-        "2 GiB refused by its length (s)": told,
-        "endless body refused at the limit (s)": untold,
-        "memory grown by it (MB)": gateway.megabytes - before,
-    }
+    group = "gateway, upload of 2 GiB"
+    return [
+        figure(group, "refused by its length", "s", [told], "<= 1"),
+        figure(group, "without a length, refused at the limit", "s", [untold]),
+        figure(group, "memory grown by it", "MB", [gateway.megabytes - before], "flat"),
+    ]
 
 
-def listeners(gateway: Gateway) -> dict[str, float]:
+def _listeners(gateway: Gateway, count: int) -> list[Figure]:
     """Idle clients that listen to events: memory of each, and seconds until all of them are told of a job."""
-    before, idle = gateway.megabytes, [_listener(gateway) for _ in range(LISTENERS)]
+    before, idle = gateway.megabytes, [_listener(gateway) for _ in range(count)]
     grown = gateway.megabytes - before
-    connection = gateway.connect()
-    _measure(connection, tiles(1, first=90_000)[0])
+    _measure(gateway.connect(), _unseen(tiles(1, first=90_000)[0], 0))
     waited = _timed(lambda: [_until(listener, b"event: job") for listener in idle])
     for listener in idle:
         listener.close()
-    return {
-        f"{LISTENERS} listeners: memory of each (kB)": 1000 * grown / LISTENERS,
-        f"{LISTENERS} listeners: all told after the answer (s)": waited,
-    }
+    group = f"gateway, {count:,} idle listeners"
+    return [
+        figure(group, "memory of each", "kB", [1000 * grown / count]),
+        figure(group, "all told after the answer", "s", [waited]),
+    ]
 
 
 def _listener(gateway: Gateway) -> socket.socket:
@@ -169,29 +213,31 @@ def _until(listener: socket.socket, wanted: bytes) -> None:
     received = b""
     while wanted not in received:
         part = listener.recv(65536)
-        assert part, "the connection was closed"
+        if not part:
+            raise ClusterError("The gateway closed a connection.")
         received += part
 
 
 def _refused(gateway: Gateway, length: str, chunk: bytes) -> None:
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as client:
-        path = f"/api/v1/jobs?model={MODEL}&filename=large.tif"
+        path = f"/api/v1/jobs?model={TILE}&filename=large.tif"
         client.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n".encode())
         try:
             while chunk:
                 client.sendall(chunk)
         except OSError:  # the gateway has answered and closed
             return
-        assert client.recv(100).startswith(b"HTTP/1.1 413")
+        if not client.recv(100).startswith(b"HTTP/1.1 413"):
+            raise ClusterError("The gateway did not refuse an upload of 2 GiB.")
 
 
 def _measure(connection: http.client.HTTPConnection, picture: bytes) -> bytes:
-    path = f"/api/v1/jobs?model={MODEL}&filename=tile.png&wait=60"
+    path = f"/api/v1/jobs?model={TILE}&filename=tile.png&wait=60"
     connection.request("POST", path, picture, {"Content-Type": "image/png"})
     answer = connection.getresponse()
     body = answer.read()
-    assert answer.status == 200, body
-    assert b'"status":"succeeded"' in body
+    if answer.status != 200 or b'"status":"succeeded"' not in body:
+        raise ClusterError(f"The gateway answered {answer.status}: {body[:500]!r}")
     return body
 
 
@@ -202,7 +248,8 @@ def _timed(action: Callable[[], object]) -> float:
 
 
 def _wait_until_ready(gateway: Gateway) -> None:
-    while True:
+    deadline = time.monotonic() + _READY_WITHIN
+    while time.monotonic() < deadline:
         try:
             connection = gateway.connect()
             connection.request("GET", "/readyz")
@@ -210,7 +257,4 @@ def _wait_until_ready(gateway: Gateway) -> None:
                 return
         except OSError:
             time.sleep(0.1)
-
-
-if __name__ == "__main__":
-    main()
+    raise ClusterError(f"The gateway did not answer within {_READY_WITHIN:g} s.")

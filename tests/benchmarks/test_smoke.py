@@ -83,6 +83,17 @@ def test_backlog(tmp_path):
     assert find(medians, "interactive job under 300 bulk jobs", "p95") > 0
 
 
+def test_gateway(tmp_path):
+    options = ["--latency-pictures", "5", "--crowd-seconds", "3", "--listeners", "20"]
+    medians = run(tmp_path / "out.json", "gateway", *options)
+
+    assert find(medians, "gateway, one client", "through the gateway, p50") > 0
+    assert find(medians, "gateway, one client", "Python client, p50") > 0
+    assert find(medians, "gateway, 32 clients", "errors") == 0
+    assert find(medians, "gateway, upload of 2 GiB", "refused by its length") < 1
+    assert find(medians, "gateway, 20 idle listeners", "memory of each") < 1000
+
+
 def test_a_backlog_that_is_gone_too_early_is_no_measurement(tmp_path):
     command = [sys.executable, "-m", "benchmarks", "backlog", "--jobs", "2", "--latency-pictures", "10"]
     done = subprocess.run(
