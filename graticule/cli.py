@@ -518,6 +518,23 @@ def show_settings(
     Console().print(table)
 
 
+# -- running a server ----------------------------------------------------------------------------------------
+
+
+@app.command()
+def rights(
+    form: Annotated[
+        str,
+        typer.Argument(help="table; redis: the file of users; seaweedfs: identities; s3-policy: one role's policy."),
+    ] = "table",
+    role: Annotated[str, typer.Argument(help="Role, for s3-policy.")] = "",
+) -> None:
+    """Show what each role may do in the object store and in Redis, as a table or as the servers' own files."""
+    from graticule import rights_command
+
+    raise typer.Exit(rights_command.show(load_settings(), form, role))
+
+
 # -- helpers --------------------------------------------------------------------------------------------------
 
 
