@@ -220,6 +220,12 @@ def watch(
     lane: LaneOption = "bulk",
     parameters: Parameters = None,
     journal: Annotated[Path | None, typer.Option(help="Where to remember what was sent. Default: per user.")] = None,
+    write_back: Annotated[
+        bool, typer.Option("--write-back", help="Write masks and defect-details.json into FOLDER/masks.")
+    ] = False,
+    legacy_fraction: Annotated[
+        bool, typer.Option("--legacy-fraction", help="Records also hold the older tool's void_frac.")
+    ] = False,
     data_dir: DataDir = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="One line for every picture.")] = False,
 ) -> None:
@@ -246,6 +252,8 @@ def watch(
             lane=lane,
             parameters=parse_parameters(parameters),
             journal=journal,
+            write_back=write_back,
+            legacy_fraction=legacy_fraction,
         )
     )
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from graticule import formats
 from graticule.broker import connect_redis
@@ -105,8 +104,7 @@ class Client:
 
     def mask(self, result: Result) -> Pixels:
         """The mask of a result: height x width, each pixel the id of its object, 0 = background."""
-        artifact = result.artifacts["mask"]
-        return np.asarray(Image.open(io.BytesIO(self.store.get("results", artifact.key))))
+        return self.records.labels(result)
 
     def picture(self, result: Result) -> Pixels:
         """The pixels of the picture that a result is about."""

@@ -6,7 +6,13 @@ Storage is the truth: a job exists as long as its pending record does, and is do
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from graticule.errors import NotFound
 from graticule.jobs import PENDING_PREFIX, Job, PendingKey
@@ -57,6 +63,11 @@ class Records:
         """What this submission ended in; a failure of an earlier one does not count."""
         outcome = self.outcome(job.job_id)
         return None if isinstance(outcome, Failure) and not _answers(outcome, job) else outcome
+
+    def labels(self, result: Result) -> NDArray[Any]:
+        """The mask of a result: height x width, each pixel the id of its object, 0 = background."""
+        data = self.store.get("results", result.artifacts["mask"].key)
+        return np.asarray(Image.open(io.BytesIO(data)))
 
     def is_finished(self, job: Job) -> bool:
         """Whether this submission has ended.

@@ -36,6 +36,9 @@ TEMPORARY_SUFFIXES = (
 COPY_SUFFIXES = (".png", ".tif", ".tiff")
 """A file with one of these beside a JPEG of the same name is its annotation or a copy of it, as in public data sets."""
 
+RESULTS_FOLDER = "masks"
+"""Results are written back into a folder of this name; what lies in one is no picture to analyse."""
+
 _JPEG_SPELLINGS = (".jpg", ".JPG", ".jpeg", ".JPEG", ".Jpg", ".Jpeg")
 _WILD = re.compile(r"[*?\[]")
 _NUMBER = re.compile(r"([0-9]+)")
@@ -51,6 +54,7 @@ class LeftOut(StrEnum):
     EXCLUDED = "excluded"
     NOT_INCLUDED = "not included"
     BESIDE_JPEG = "beside a JPEG"
+    RESULT = "in a masks folder"
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Selection:
     `include`: take only files like these (default: every suffix that a reader knows). A pattern that spells out the
     suffix, such as `*.png`, also takes what is left out otherwise: unknown suffixes and pictures beside a JPEG.
     `exclude`: leave out files like these; stronger than `include`.
+    Folders named `masks` below the root hold results: only an `include` with that name in it takes their files.
     """
 
     include: tuple[str, ...] = ()
@@ -115,6 +120,8 @@ class Selection:
             return LeftOut.TEMPORARY
         if any(pattern.matches(relative) for pattern in self._excluded):
             return LeftOut.EXCLUDED
+        if RESULTS_FOLDER in relative.split("/")[:-1] and not self._names_results(relative):
+            return LeftOut.RESULT
         if self._names_explicitly(relative):
             return None
         if _suffix(name) not in SUFFIXES:
@@ -125,6 +132,9 @@ class Selection:
 
     def _names_explicitly(self, relative: str) -> bool:
         return any(pattern.names_suffix and pattern.matches(relative) for pattern in self._included)
+
+    def _names_results(self, relative: str) -> bool:
+        return any(pattern.names_results and pattern.matches(relative) for pattern in self._included)
 
     def _stands_beside_jpeg(self, relative: str, siblings: Container[str]) -> bool:
         """A JPEG that is itself left out does not count: then the other file is the picture."""
@@ -167,6 +177,7 @@ class _Pattern:
         suffix = last.rpartition(".")[2] if "." in last else ""
         self.names_suffix = bool(suffix) and not _WILD.search(suffix)
         """Whether the pattern spells out the suffix, so that who wrote it knows what it matches."""
+        self.names_results = RESULTS_FOLDER in text.split("/")[:-1]
 
     def matches(self, relative: str) -> bool:
         """Whether the path below the folder matches."""

@@ -43,6 +43,8 @@ def run_watch(
     lane: str = "bulk",
     parameters: dict[str, Any] | None = None,
     journal: Path | None = None,
+    write_back: bool = False,
+    legacy_fraction: bool = False,
     on_submitted: OnSubmitted | None = None,
 ) -> int:
     """Watch until Ctrl-C, SIGTERM or what was asked for is reached.
@@ -68,6 +70,8 @@ def run_watch(
             lane=lane,  # pyright: ignore[reportArgumentType]  (pydantic turns it into a Lane, or says what is wrong)
             parameters=parameters or {},
             journal=journal,
+            write_back=write_back,
+            legacy_fraction=legacy_fraction,
         )
         with _stopped_by_signals() as stop:
             summary = watch(options, settings, stop=stop, on_submitted=on_submitted)

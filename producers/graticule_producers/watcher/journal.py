@@ -49,6 +49,7 @@ CREATE TABLE IF NOT EXISTS pictures (
     noted_at TEXT NOT NULL,
     PRIMARY KEY (path, size, mtime_ns)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS returned (job_id TEXT PRIMARY KEY) WITHOUT ROWID;  -- results that were written back
 CREATE INDEX IF NOT EXISTS open_pictures ON pictures (state) WHERE state IN ('intended', 'unreadable');
 CREATE TEMP TABLE found (at INTEGER PRIMARY KEY, path BLOB, size INTEGER, mtime_ns INTEGER, changed_ns INTEGER);
 """
@@ -189,6 +190,20 @@ class Journal:
         query = "SELECT path, job_id FROM pictures WHERE state = ? ORDER BY sequence, path"
         with self._lock, self._translated("read"):
             return [(os.fsdecode(path), job_id) for path, job_id in self._database.execute(query, (state,))]
+
+    def not_returned(self) -> dict[str, str]:
+        """Path below the folder of each submitted picture whose result was not written back, by job, oldest first."""
+        query = (
+            "SELECT job_id, path FROM pictures WHERE state = 'submitted'"
+            " AND job_id NOT IN (SELECT job_id FROM returned) ORDER BY sequence"
+        )
+        with self._lock, self._translated("read"):
+            return {job_id: os.fsdecode(path) for job_id, path in self._database.execute(query)}
+
+    def returned(self, job_id: str) -> None:
+        """Note that a result was written back. Raises JournalUnavailable: then it is written again."""
+        with self._lock, self._translated("write"), self._database:
+            self._database.execute("INSERT OR IGNORE INTO returned VALUES (?)", (job_id,))
 
     def settle_debts(self) -> None:
         """Write what could not be written before. Raises JournalUnavailable."""

@@ -44,6 +44,12 @@ class WatchOptions(BaseModel):
     lane: Lane = Field(default=Lane.BULK, description="interactive goes before bulk.")
     parameters: dict[str, Any] = Field(default_factory=dict, description="Overrides of the model's post-processing.")
     journal: Path | None = Field(default=None, description="File of the journal. None: in the user's state folder.")
+    write_back: bool = Field(
+        default=False, description="Write masks and records into the folder `masks` below the watched one."
+    )
+    legacy_fraction: bool = Field(
+        default=False, description="Records also hold `void_frac_legacy`, the older tool's figure."
+    )
     threads: int = Field(default=4, gt=0, le=64, description="Pictures that are sent at the same time.")
 
     @property
@@ -78,6 +84,10 @@ class WatchSummary:
     """Files that the selection leaves out: how many, by reason."""
     seen_before: int = 0
     """Files that were there when the folder was watched for the first time, and were not asked for."""
+    returned: int = 0
+    """Results that were written back."""
+    due: int = 0
+    """Results that are still to come; the next run writes them back."""
     known: int = 0
     """Pictures that earlier runs submitted."""
     interrupted: bool = False
@@ -93,6 +103,9 @@ class WatchSummary:
         parts = [f"{self.submitted} submitted" + (f" ({self.resent} of them again)" if self.resent else "")]
         parts += [f"{self.waiting} waiting", f"{len(self.unreadable)} unreadable"]
         parts += [f"{count} left out ({reason})" for reason, count in sorted(self.left_out.items())]
+        parts += (
+            [f"{self.returned} results written back, {self.due} still to come"] if self.returned or self.due else []
+        )
         parts += [f"{self.known} submitted by earlier runs"] if self.known else []
         parts += [f"{self.seen_before} there before (not asked for: --existing)"] if self.seen_before else []
         return ", ".join(parts) + "."

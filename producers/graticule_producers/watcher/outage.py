@@ -13,8 +13,17 @@ LONGEST_WAIT = 30.0
 class Outage:
     """Whether `what` is away, and when to try it again."""
 
-    def __init__(self, what: str, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        what: str,
+        log: logging.Logger,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        promise: str = "",
+    ) -> None:
+        """`promise`: what becomes of the pictures meanwhile."""
         self.what = what
+        self._promise = promise or f"Pictures wait here and are sent when {what} answers."
         self._log = log
         self._clock = clock
         self._began: float | None = None
@@ -36,7 +45,7 @@ class Outage:
         now = self._clock()
         if self._began is None:
             self._began, self._wait = now, FIRST_WAIT
-            self._log.error("%s Pictures wait here and are sent when %s answers.", error, self.what)
+            self._log.error("%s %s", error, self._promise)
         elif now >= self._next_try:
             self._wait = min(self._wait * 2, LONGEST_WAIT)
         else:

@@ -38,6 +38,7 @@ from graticule_producers.watcher.messages import (
 )
 from graticule_producers.watcher.options import WatchOptions, WatchSummary
 from graticule_producers.watcher.outage import Outage
+from graticule_producers.watcher.returns import ResultsFolder, Returner
 from graticule_producers.watcher.scanner import Scanner
 
 log = logging.getLogger(__name__)
@@ -186,12 +187,16 @@ class _Watcher:
             on_gap=self._scanner.request,
         )
         self._carrier = Carrier(options, store, journal, self._inbox)
+        results = ResultsFolder(self._root, legacy_fraction=options.legacy_fraction)
+        self._returner = Returner(store, journal, results) if options.write_back else None
 
     def run(self) -> WatchSummary:
         """Everything from the first scan to the summary."""
         self._greet()
         self._carrier.start()
         self._scanner.start()
+        if self._returner:
+            self._returner.start()
         if self._options.once:
             self._scanner.request()
         else:
@@ -200,14 +205,20 @@ class _Watcher:
             while not self._is_done():
                 self._step()
             self._finish()
+            self._await_results()
         finally:
-            self._halt.set()
-            self._carrier.stop()
-            self._scanner.wake()
-            for thread in (self._scanner, self._listener):
-                if thread.ident:
-                    thread.join(PATIENCE_WITH_THREADS)
+            self._end_threads()
         return self._summed_up()
+
+    def _end_threads(self) -> None:
+        self._halt.set()
+        self._carrier.stop()
+        self._scanner.wake()
+        if self._returner:
+            self._returner.halt()
+        for thread in (self._scanner, self._listener, self._returner):
+            if thread and thread.ident:
+                thread.join(PATIENCE_WITH_THREADS)
 
     def _greet(self) -> None:
         name = printable(str(self._root))
@@ -266,11 +277,24 @@ class _Watcher:
                 if not isinstance(message, (Changed, Found, Scanned)):
                     self._handle(message)
 
+    def _await_results(self) -> None:
+        """Who takes what is there and stops wants its results; who is interrupted gets them with the next run."""
+        wanted = self._options.once or self._options.limit is not None
+        if not (self._returner and wanted and self._returner.due) or self._summary.interrupted:
+            return
+        log.info("All is sent; waiting for %d results.", self._returner.due)
+        while self._returner.due:
+            if self._stop.wait(LONGEST_WAIT):
+                self._summary.interrupted = True
+                return
+
     def _summed_up(self) -> WatchSummary:
         summary = self._summary
         for reason, count in Counter(self._left_out_since.values()).items():
             summary.left_out[reason.value] = summary.left_out.get(reason.value, 0) + count
         summary.waiting = len(self._pictures)
+        if self._returner:
+            summary.returned, summary.due = self._returner.returned, self._returner.due
         summary.seen_before = self._journal.seen_before
         return summary
 
@@ -380,6 +404,8 @@ class _Watcher:
         self._summary.resent += sent.repeated
         self._summary.unreadable.pop(self._below(sent.look.path), None)
         log.debug("%r is job %s", self._below(sent.look.path), sent.job.job_id)
+        if self._returner:
+            self._returner.expect(sent.job.job_id, os.path.relpath(sent.look.path, self._root))
         self._hooks.submitted(Path(sent.look.path), sent.job)
 
     def _give_up(self, look: Look, reason: str) -> None:

@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from graticule.job_index import Summary
 from graticule.results import Result
+from graticule_producers.defect_record import DefectRecord
 from graticule_producers.gateway.api.jobs import Reading
 from graticule_producers.gateway.core import Core, Gateway
 from graticule_producers.gateway.problems import Problem, documented
@@ -41,50 +42,6 @@ class Status(BaseModel):
     newest: int = Field(description="Number of the newest one; -1: there is none.")
     detect_time: AwareDatetime | None = Field(description="When the newest one was submitted.")
     completed_time: AwareDatetime | None
-
-
-class DefectRecord(BaseModel):
-    """One picture, with the keys that notebooks read. Lengths in pixels."""
-
-    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
-
-    void_frac: float = Field(description="Object pixels / all pixels of the picture.")
-    void_count: int
-    radii: list[float] = Field(description="Radius of the circle of equal area.")
-    radii_average: float
-    positions: list[tuple[float, float]] = Field(description="(x, y), x to the right.")
-    touches_side: list[bool]
-    type: list[str] = Field(description="Class of each object.")
-    run_time: float = Field(description="Seconds of work.")
-    created_time: AwareDatetime | None
-    detect_time: AwareDatetime
-    completed_time: AwareDatetime
-    rtt: float = Field(description="Seconds from detection to result.")
-    image_path: str = Field(alias="image-path")
-    mask_path: str = Field(alias="mask-path")
-
-    @classmethod
-    def of(cls, result: Result) -> DefectRecord:
-        """The record of a result."""
-        job, found = result.job, result.measurements
-        seconds = result.timings.model_dump(exclude={"queued"})
-        values = {
-            "void_frac": found.area_fraction,
-            "void_count": found.count,
-            "radii": [one.equivalent_radius for one in found.objects],
-            "radii_average": found.mean_radius or 0.0,
-            "positions": [one.centroid for one in found.objects],
-            "touches_side": [one.touches_edge for one in found.objects],
-            "type": [one.class_name for one in found.objects],
-            "run_time": sum(seconds.values()),
-            "created_time": job.captured_at,
-            "detect_time": job.submitted_at,
-            "completed_time": result.completed_at,
-            "rtt": (result.completed_at - job.submitted_at).total_seconds(),
-            "image_path": job.source.path or job.image.filename,
-            "mask_path": links_of(job.job_id, succeeded=True)["mask.png"],
-        }
-        return cls.model_validate(values)
 
 
 @router.get("/status", responses=documented(401, 403, 422, 429, 503))
@@ -114,7 +71,7 @@ def data(
     jobs = _done(core, _stream(core, stream))[-limit:]
     with ThreadPoolExecutor(_READERS) as readers:
         outcomes = readers.map(lambda job: core.records.outcome(job.job_id), jobs)
-    return [DefectRecord.of(outcome) for outcome in outcomes if isinstance(outcome, Result)]
+    return [_record(outcome) for outcome in outcomes if isinstance(outcome, Result)]
 
 
 @router.get("/image/{number}", response_class=Response, responses={**_PNG, **_REFUSALS})
@@ -142,6 +99,12 @@ async def _png(request: Request, kind: str, result: Result, make: Callable[[], b
     # The same number may be another picture tomorrow.
     tag = f"{kind}:{result.job.job_id}:{result.completed_at.isoformat()}"
     return await serve(request, make, tag=tag, media_type="image/png", cache=ASK_AGAIN)
+
+
+def _record(result: Result) -> DefectRecord:
+    job = result.job
+    mask = links_of(job.job_id, succeeded=True)["mask.png"]
+    return DefectRecord.of(result, job.source.path or job.image.filename, mask)
 
 
 def _stream(core: Gateway, named: str) -> str:
