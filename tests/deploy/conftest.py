@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -20,11 +21,10 @@ from graticule.registry import Registry
 from graticule.rights import Role
 from graticule.settings import Settings
 from graticule.store import PURPOSES, Store
+from tests.deploy.compose import DEPLOY, MAIN, Place, command, services
 from tests.models import write_brightness_model
 
-ROOT = Path(__file__).resolve().parents[2]
-DEPLOY = ROOT / "deploy"
-_PORTS = ("redis", "s3", "s3-master", "s3-filer", "s3-volume", "s3-admin")
+_PORTS = ("redis", "s3", "s3-master", "s3-filer", "s3-volume")
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,16 @@ class Lab:
     def here(self, url: str) -> str:
         """The URL of a compose file's service, where it is in the tests."""
         return url.replace("redis:6379", f"127.0.0.1:{self.ports['redis']}")
+
+    def place(self, name: str, replace: dict[str, str] | None = None) -> Place:
+        """Where a service of the compose file runs."""
+        folder = self.folder / name
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        addresses = {
+            "redis:6379": f"127.0.0.1:{self.ports['redis']}",
+            "http://s3:9000": f"http://127.0.0.1:{self.ports['s3']}",
+        }
+        return Place(folder, self.secrets, {"=/data": f"={folder / 'data'}", **addresses, **(replace or {})})
 
 
 def run_setup(secrets: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -98,38 +108,34 @@ def wait_for(condition: Callable[[], object], timeout: float = 30, what: str = "
     raise AssertionError(f"not within {timeout} s: {what or condition}")
 
 
-def redis_command(lab_folder: Path, secrets: Path, port: int) -> list[str]:
-    """The server with the configuration of the compose file; only the places differ."""
-    return [
-        *(redis_binary(), str(DEPLOY / "redis" / "redis.conf")),
-        *("--bind", "127.0.0.1", "--port", str(port)),
-        *("--dir", str(lab_folder), "--aclfile", str(secrets / "users.acl")),
-    ]
+def redis_command(service: dict[str, Any], place: Place, port: int) -> list[str]:
+    """The server as the compose file starts it; only the places differ."""
+    server, *rest = command(service, place)
+    assert server == "redis-server"
+    return [redis_binary(), *rest, "--bind", "127.0.0.1", "--port", str(port)]
 
 
-def weed_command(lab_folder: Path, secrets: Path, ports: dict[str, int]) -> list[str]:
-    (lab_folder / "s3data").mkdir(exist_ok=True)
-    options = {
-        "dir": lab_folder / "s3data",
-        "ip": "127.0.0.1",
-        "ip.bind": "127.0.0.1",
-        "s3.config": secrets / "s3.json",
-        "s3.port": ports["s3"],
-        "s3.port.iceberg": 0,
-        "s3.port.lance": 0,
-        "master.port": ports["s3-master"],
-        "master.telemetry": "false",
-        "master.resumeState": "false",
-        "master.volumeSizeLimitMB": 1024,
-        "filer.port": ports["s3-filer"],
-        "volume.port": ports["s3-volume"],
-        "volume.max": 10_000,
-        "admin.port": ports["s3-admin"],
-        "admin.port.grpc": ports["s3-admin"] + 10_000,
-        "admin.ui": "false",
-        "webdav": "false",
-    }
-    return [str(binaries.weed()), "-logtostderr=true", "mini", *(f"-{name}={value}" for name, value in options.items())]
+def weed_command(service: dict[str, Any], place: Place, ports: dict[str, int]) -> list[str]:
+    server, *rest = command(service, place)
+    assert server == "weed"
+    own = [f"-{part}.port={ports[f's3-{part}']}" for part in ("master", "filer", "volume")]
+    return [str(binaries.weed()), *rest, *own]
+
+
+def start_redis(lab: Lab) -> subprocess.Popen[bytes]:
+    service = services(MAIN)["redis"]
+    place = lab.place("redis", {"/etc/graticule/redis.conf": str(DEPLOY / "redis" / "redis.conf")})
+    place.mount(service)
+    return started(redis_command(service, place, lab.ports["redis"]), place.folder, "redis")
+
+
+def start_s3(lab: Lab) -> subprocess.Popen[bytes]:
+    """SeaweedFS as its override file starts it."""
+    service = services(MAIN, DEPLOY / "compose.seaweedfs.yml")["s3"]
+    place = lab.place("s3", {"0.0.0.0": "127.0.0.1", "=9000": f"={lab.ports['s3']}"})
+    place.mount(service)
+    environment = {**service["environment"], "HOME": str(place.folder)}
+    return started(weed_command(service, place, lab.ports), place.folder, "s3", environment)
 
 
 @pytest.fixture(scope="session")
@@ -137,12 +143,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Redis and an S3 server, with the users and rights that `deploy/setup` gives them, and a published model."""
     folder = tmp_path_factory.mktemp("lab")
     made = Lab(folder, folder / "secrets", choose_ports(_PORTS, {}))
-    done = run_setup(made.secrets)
+    done = run_setup(made.secrets, "--host", "localhost")
     assert done.returncode == 0, done.stderr
-    servers = [
-        started(redis_command(folder, made.secrets, made.ports["redis"]), folder, "redis"),
-        started(weed_command(folder, made.secrets, made.ports), folder, "s3", {"HOME": str(folder)}),
-    ]
+    servers = [start_redis(made), start_s3(made)]
     try:
         admin = made.settings(Role.ADMIN)
         wait_for(lambda: connect_redis(admin).ping(), what="Redis answers")
@@ -153,6 +156,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         )
         yield made
     finally:
+        servers[1].kill()  # it takes half a minute to stop
         for server in servers:
             stopped(server)
 
