@@ -157,7 +157,7 @@ RIGHTS: dict[Role, Rights] = {
         RedisRights(
             (
                 *(*_CONNECT, *_TRANSACTION, *_SUBSCRIBE, *_BIND, "watch", "unwatch"),
-                *("brpop", "del", "srem", "set", "get", "zrange", "zrem", "hset", "hget", "hdel"),
+                *("brpop", "llen", "del", "srem", "set", "get", "zrange", "zrem", "hset", "hget", "hdel"),
             ),
             (*_BINDINGS, "*.celery.pidbox*", "celeryev.*", "observer.unacked*"),
             _CELERY_CHANNELS,

@@ -38,7 +38,6 @@ def _override(loader: yaml.SafeLoader, node: yaml.Node) -> object:
 
 
 _Loader.add_constructor("!override", _override)
-_Loader.add_constructor("!reset", lambda *_: None)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Lab:
             "redis:6379": f"127.0.0.1:{self.ports['redis']}",
             "http://s3:9000": f"http://127.0.0.1:{self.ports['s3']}",
         }
-        return Place(folder, self.secrets, {"=/data": f"={folder / 'data'}", **addresses, **(replace or {})})
+        return Place(folder, self.secrets, {"=/data": f"={folder / 'data'}", "=/store": f"={folder / 'data'}", **addresses, **(replace or {})})
 
 
 def run_setup(secrets: Path, *options: str) -> subprocess.CompletedProcess[str]:
