@@ -165,7 +165,7 @@ def _name(now: datetime) -> str:
 
 
 def _path(folder: Path, purpose: Purpose, key: str) -> Path | None:
-    """Where an object lies; None for a key that would lead elsewhere, which a stranger with a producer's key can make."""
+    """Where an object lies; None for a key that would lead elsewhere: any producer can make one."""
     parts = key.split("/")
     if any(part in ("", ".", "..") for part in parts):
         return None

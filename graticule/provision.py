@@ -1,4 +1,4 @@
-"""Making a store ready for a cluster: buckets, MinIO's users and policies, the first tokens, the models that come along.
+"""Making a store ready for a cluster: buckets, MinIO's users and policies, the first tokens, the shipped models.
 
 Everything may be done again at any time: what is there stays, passwords and policies become those of now.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import urllib3
-from minio.credentials import StaticProvider
+from minio.credentials.providers import StaticProvider
 from minio.error import MinioException
 from minio.minioadmin import MinioAdmin
 
@@ -20,10 +20,10 @@ from graticule.settings import Settings
 from graticule.store import Store
 from graticule.tokens import Scope, TokenStore
 
-SECRET_FILE = "{role}_s3_secret_key"
+SECRET_FILE = "{role}_s3_secret_key"  # noqa: S105 (a name)
 """Name of the file that holds the secret key of a role, as `deploy/setup` writes it."""
 TOKENS = {"admin": Scope.ADMIN, "monitor": Scope.READ}
-"""Tokens of the gateway that `deploy/setup` draws, in files `<name>_token`: for the administrator's browser, for figures."""
+"""Tokens that `deploy/setup` draws, in files `<name>_token`: for the administrator's browser, for Prometheus."""
 
 
 def provision(

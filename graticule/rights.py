@@ -75,7 +75,7 @@ _CELERY_CHANNELS = ("/0.celeryev/*", "/0.celery.pidbox")
 # every Redis can allow a part of it.
 _CONNECT = ("ping", "hello", "auth", "select")
 _TRANSACTION = ("multi", "exec", "discard")
-# Where queues are known, with the time until which each is. What a script calls is checked as if it were called by itself.
+# Where queues are noted, with the time until which each counts. What a script calls is checked like any other call.
 _BIND = ("evalsha", "script|load", "script|exists", "time", "sadd", "smembers", "zadd", "zrangebyscore")
 _SEND = (*_CONNECT, *_TRANSACTION, "lpush", "llen", "sadd", "smembers")
 _LISTEN = ("xread", "xrange", "xrevrange")

@@ -18,7 +18,9 @@ def show(settings: Settings, form: str, role: str) -> int:
     elif form == "redis":
         typer.echo(redis_acl(settings, {role: f"#@{role}.sha256@" for role in redis_roles()}), nl=False)
     elif form == "seaweedfs":
-        typer.echo(json.dumps(seaweedfs_identities(settings, {role: f"@{role}.secret@" for role in s3_roles()}), indent=1))
+        typer.echo(
+            json.dumps(seaweedfs_identities(settings, {role: f"@{role}.secret@" for role in s3_roles()}), indent=1)
+        )
     elif form == "s3-policy":
         typer.echo(json.dumps(s3_policy(_s3_role(role), settings), indent=1))
     else:

@@ -150,7 +150,7 @@ class Store:
                     yield StoredObject(item.object_name, item.size or 0, item.last_modified)
 
     def download(self, purpose: Purpose, key: str, path: Path) -> tuple[str, dict[str, str]]:
-        """Write an object into a file, all at once; its media type and what the producer said of it. Raises NotFound."""
+        """Write an object into a file, whole; its media type and what its producer said of it. Raises NotFound."""
         with self._translated(f"read {purpose}/{key}"):
             found = self._minio.fget_object(self.settings.bucket(purpose), key, str(path))
         headers = {name.lower(): value for name, value in (found.metadata or {}).items()}

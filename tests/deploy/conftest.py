@@ -1,4 +1,4 @@
-"""A lab server without containers: the real servers with the files that `deploy/setup` makes, and a key for each role."""
+"""A lab server without containers: real servers with the files that `deploy/setup` makes, and a key for each role."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ class Lab:
     def settings(self, role: Role, **others: object) -> Settings:
         """What a process of that role is told."""
         name = role.value
-        has_redis, has_s3 = (self.secrets / f"{name}_redis_url").exists(), (self.secrets / f"{name}_s3_secret_key").exists()
+        has_redis, has_s3 = (
+            (self.secrets / f"{name}_redis_url").exists(),
+            (self.secrets / f"{name}_s3_secret_key").exists(),
+        )
         values = {
             "data_dir": "/nonexistent",
             "redis_url": self.here(self.secret(f"{name}_redis_url")) if has_redis else "redis://127.0.0.1:1/0",
@@ -64,7 +67,11 @@ class Lab:
             "redis:6379": f"127.0.0.1:{self.ports['redis']}",
             "http://s3:9000": f"http://127.0.0.1:{self.ports['s3']}",
         }
-        return Place(folder, self.secrets, {"=/data": f"={folder / 'data'}", "=/store": f"={folder / 'data'}", **addresses, **(replace or {})})
+        return Place(
+            folder,
+            self.secrets,
+            {"=/data": f"={folder / 'data'}", "=/store": f"={folder / 'data'}", **addresses, **(replace or {})},
+        )
 
 
 def run_setup(secrets: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -82,7 +89,9 @@ def redis_binary() -> str:
     return os.environ.get("GRATICULE_TEST_REDIS") or str(binaries.redis_server())
 
 
-def started(command: list[str], folder: Path, name: str, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+def started(
+    command: list[str], folder: Path, name: str, environment: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     with (folder / f"{name}.log").open("ab") as log:
         return subprocess.Popen(command, cwd=folder, env={**os.environ, **(environment or {})}, stdout=log, stderr=log)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
@@ -270,21 +271,19 @@ class TestServices:
         assert http(running, "/api/v1/jobs?model=brightness", "monitor_token", picture(8))[0] == 403
 
     def test_flower_sees_the_worker_and_wants_a_password(self, running):
-        url = f"http://127.0.0.1:{running.ports['flower']}/api/workers?refresh=1"
+        url = f"http://127.0.0.1:{running.ports['flower']}/api/workers?status=true"
         with pytest.raises(urllib.error.HTTPError) as refusal:
             urllib.request.urlopen(url, timeout=10)
         refusal.value.close()
         assert refusal.value.code == 401
-        user, _, password = running.lab.secret("flower_basic_auth").partition(":")
-        manager = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-        manager.add_password(None, url, user, password)
-        opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(manager))
+        login = base64.b64encode(running.lab.secret("flower_basic_auth").encode()).decode()
+        request = urllib.request.Request(url, headers={"Authorization": f"Basic {login}"})
 
-        def workers() -> dict[str, Any]:
-            with opener.open(url, timeout=20) as answer:
+        def workers() -> dict[str, bool]:
+            with urllib.request.urlopen(request, timeout=20) as answer:
                 return json.loads(answer.read())
 
-        assert wait_for(workers, 30, "Flower knows the worker")
+        assert wait_for(lambda: any(workers().values()), 60, "Flower knows that the worker is alive")
 
     def test_nothing_that_the_services_tried_was_refused(self, running):
         assert refusals(running.lab) == []
@@ -340,5 +339,3 @@ def test_the_dashboard_uses_the_provisioned_source():
     panels = json.loads((DEPLOY / "monitoring" / "graticule.json").read_text())["panels"]
     assert {panel["datasource"]["uid"] for panel in panels} == {uid}
     assert len({panel["id"] for panel in panels}) == len(panels)
-
-
