@@ -295,9 +295,16 @@ def gateway(
     port: Annotated[int | None, setting_option("gateway_port", "--port")] = None,
     auth: Annotated[str | None, setting_option("gateway_auth", "--auth")] = None,
     log_level: Annotated[str | None, setting_option("log_level")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only tell whether the gateway of this host is ready; for health checks.")
+    ] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Serve the web page and the HTTP interfaces, until told to stop."""
+    if check:
+        from graticule import server_commands
+
+        raise typer.Exit(server_commands.ask(f"http://127.0.0.1:{port or load_settings().gateway_port}/readyz"))
     service = _part("graticule_producers.gateway.service", "The gateway", "gateway")
     settings = load_settings(
         gateway_host=host, gateway_port=port, gateway_auth=auth, log_level=log_level, data_dir=data_dir
@@ -533,6 +540,64 @@ def show_settings(
     for row in describe_settings():
         table.add_row(*row)
     Console().print(table)
+
+
+# -- running a server ----------------------------------------------------------------------------------------
+
+
+@app.command()
+def rights(
+    form: Annotated[
+        str,
+        typer.Argument(help="table; redis: the file of users; seaweedfs: identities; s3-policy: one role's policy."),
+    ] = "table",
+    role: Annotated[str, typer.Argument(help="Role, for s3-policy.")] = "",
+) -> None:
+    """Show what each role may do in the object store and in Redis, as a table or as the servers' own files."""
+    from graticule import rights_command
+
+    raise typer.Exit(rights_command.show(load_settings(), form, role))
+
+
+@app.command()
+def provision(
+    secrets: Annotated[
+        Path | None, typer.Option("--secrets", help="Folder with the files of deploy/setup: makes its tokens good.")
+    ] = None,
+    minio: Annotated[bool, typer.Option("--minio", help="The store is MinIO: make its users of --secrets.")] = False,
+    models: Annotated[bool, typer.Option(help="Publish the models that come with graticule.")] = True,
+) -> None:
+    """Make the object store ready: buckets, users, tokens, models. It may be repeated; needs an administrator's key."""
+    from graticule import server_commands
+
+    raise typer.Exit(server_commands.make_ready(load_settings(), secrets, minio=minio, models=models))
+
+
+@app.command()
+def backup(folder: Annotated[Path, typer.Argument(help="Folder of the backups; made if it is missing.")]) -> None:
+    """Copy all buckets into a folder. Only what is new is copied; earlier backups in it stay whole."""
+    from graticule import server_commands
+
+    raise typer.Exit(server_commands.back_up(load_settings(), folder))
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="Folder of the backups.")],
+    name: Annotated[str, typer.Option("--backup", help="Name of the backup. Default: the newest.")] = "",
+) -> None:
+    """Bring a backup back. What the store holds already stays as it is."""
+    from graticule import server_commands
+
+    raise typer.Exit(server_commands.restore(load_settings(), folder, name))
+
+
+@app.command()
+def reindex() -> None:
+    """Rebuild the index of jobs in Redis from the results, for example after `restore`."""
+    from graticule import server_commands
+
+    raise typer.Exit(server_commands.reindex(load_settings()))
 
 
 # -- helpers --------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Settings: one flat list, each with its environment variable, checked together when a process starts.
 
 Where a value comes from, strongest first: an argument or command-line flag, the environment variable
-`GRATICULE_<NAME>`, the embedded cluster running in the data folder (`cluster.json`), the default.
+`GRATICULE_<NAME>`, the file that `GRATICULE_<NAME>_FILE` names, the embedded cluster running in the data folder
+(`cluster.json`), the default.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from graticule.errors import SettingsError
 
 ENV_PREFIX = "GRATICULE_"
+FILE_SUFFIX = "_FILE"
 CLUSTER_FILE = "cluster.json"
 """Written into the data folder by a running embedded cluster: the addresses and credentials of its parts."""
 
@@ -179,8 +181,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then the embedded cluster of the data folder."""
-        return init_settings, env_settings, RunningCluster(settings_cls, init_settings)
+        """Arguments, then the environment, then files, then the embedded cluster of the data folder."""
+        return init_settings, env_settings, ValueFiles(settings_cls), RunningCluster(settings_cls, init_settings)
 
     @cached_property
     def key_prefix(self) -> str:
@@ -194,6 +196,30 @@ class Settings(BaseSettings):
     def to_env(self) -> dict[str, str]:
         """These settings as environment variables, for a child process. Holds secrets."""
         return {env_name(name): _plain(getattr(self, name)) for name in type(self).model_fields}
+
+
+class ValueFiles(PydanticBaseSettingsSource):
+    """Reads values from the files that `GRATICULE_<NAME>_FILE` names: anyone who may look at a process or a container
+    sees its environment, but not its files."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ANN401 (base class)
+        """The contents of a setting's file; None without one. Raises SettingsError."""
+        variable = env_name(field_name) + FILE_SUFFIX
+        path = os.environ.get(variable)
+        if not path:
+            return None, field_name, False
+        try:
+            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(
+                f"{variable}: {path} cannot be read ({getattr(error, 'strerror', None) or error}).",
+                advice="Nothing was started.",
+            ) from None
+
+    def __call__(self) -> dict[str, Any]:
+        """Every setting that has a file."""
+        values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class RunningCluster(PydanticBaseSettingsSource):

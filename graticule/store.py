@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree
 
@@ -36,7 +37,16 @@ _PART_SIZE = 16 * 1024**2
 _MISSING = {"NoSuchKey", "NoSuchObject", "NoSuchBucket"}
 _REFUSED = 300
 """Lowest HTTP status that is no success."""
+_SAID = "x-amz-meta-"
 _CODES = {404: "NoSuchKey", 412: "PreconditionFailed"}
+
+
+class StoredObject(NamedTuple):
+    """An object as a listing shows it."""
+
+    key: str
+    size: int
+    changed_at: datetime
 
 
 class Store:
@@ -129,6 +139,40 @@ class Store:
             keys = (item.object_name for item in found if item.object_name and item.object_name != prefix)
             return list(islice(keys, limit))
 
+    # -- whole files, for backups --------------------------------------------------------------------------
+
+    def walk(self, purpose: Purpose) -> Iterator[StoredObject]:
+        """Every object of a bucket, folders descended into."""
+        with self._translated(f"list {purpose}"):
+            for item in self._minio.list_objects(self.settings.bucket(purpose), recursive=True):
+                if item.object_name and not item.is_dir:
+                    assert item.last_modified is not None
+                    yield StoredObject(item.object_name, item.size or 0, item.last_modified)
+
+    def download(self, purpose: Purpose, key: str, path: Path) -> tuple[str, dict[str, str]]:
+        """Write an object into a file, whole; its media type and what its producer said of it. Raises NotFound."""
+        with self._translated(f"read {purpose}/{key}"):
+            found = self._minio.fget_object(self.settings.bucket(purpose), key, str(path))
+        headers = {name.lower(): value for name, value in (found.metadata or {}).items()}
+        said = {name.removeprefix(_SAID): value for name, value in headers.items() if name.startswith(_SAID)}
+        return found.content_type or "application/octet-stream", said
+
+    def upload_if_absent(self, purpose: Purpose, key: str, path: Path, media_type: str, said: dict[str, str]) -> bool:
+        """Write a file as an object unless there is one; whether this call wrote it. `said`: as `download` gave it."""
+        if self.exists(purpose, key):
+            return False
+        with self._translated(f"write {purpose}/{key}"):
+            self._minio.fput_object(
+                self.settings.bucket(purpose),
+                key,
+                str(path),
+                content_type=media_type,
+                metadata=dict(said),
+                part_size=_PART_SIZE,
+                num_parallel_uploads=1,
+            )
+        return True
+
     # -- images ------------------------------------------------------------------------------------------
 
     def put_image(self, data: bytes, filename: str, media_type: str = "application/octet-stream") -> ImageRef:
@@ -192,14 +236,9 @@ class Store:
         file.seek(0)
         sha256, size = _hash_stream(file)
         file.seek(0)
-        reader = _HashingReader(file)
-        ref = self._stream_image(reader, sha256, size, filename, media_type)
-        if reader.hexdigest() != sha256:
-            self.remove("images", ref.key)
-            raise SourceUnreadable(f"{filename!r} changed while it was read.", data="Nothing was sent.")
-        return ref
+        return self._stream_image(_UnchangedReader(file, filename, sha256, size), sha256, size, filename, media_type)
 
-    def _stream_image(self, data: _HashingReader, sha256: str, size: int, filename: str, media_type: str) -> ImageRef:
+    def _stream_image(self, data: _UnchangedReader, sha256: str, size: int, filename: str, media_type: str) -> ImageRef:
         bucket, key = self.settings.bucket("images"), image_key(sha256)
         with self._translated(f"write image {key}"):
             self._minio.put_object(
@@ -309,20 +348,26 @@ def _http_pool(settings: Settings, retries: int) -> urllib3.PoolManager:
     return urllib3.PoolManager(num_pools=4, maxsize=64, timeout=timeout, retries=policy)
 
 
-class _HashingReader:
-    """A reader that knows the SHA-256 of what went through it."""
+class _UnchangedReader:
+    """A reader that raises SourceUnreadable instead of the last bytes when they are not those that were hashed before.
 
-    def __init__(self, file: BinaryIO) -> None:
+    Then the upload is never completed, and no object comes to lie under the hash of other bytes.
+    """
+
+    def __init__(self, file: BinaryIO, filename: str, sha256: str, size: int) -> None:
         self._file = file
+        self._filename = filename
+        self._expected = sha256
+        self._left = size
         self._hash = hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(size)
         self._hash.update(data)
+        self._left -= len(data)
+        if self._left <= 0 and self._hash.hexdigest() != self._expected:
+            raise SourceUnreadable(f"{self._filename!r} changed while it was read.", data="Nothing was sent.")
         return data
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
 
 
 def _hash_stream(file: BinaryIO) -> tuple[str, int]:

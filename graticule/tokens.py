@@ -73,6 +73,20 @@ class TokenStore:
         self.store.put("access", _key(identity), token.model_dump_json().encode(), "application/json")
         return token, f"grt_{identity}_{secret}"
 
+    def adopt(self, name: str, scopes: frozenset[Scope], text: str) -> Token:
+        """Make a text that somebody else drew at random a token without an end. Raises BadInput: it is none."""
+        match = _TOKEN.match(text)
+        if match is None:
+            raise BadInput(
+                f"What should become the token {name!r} does not read grt_<12 hexadecimal digits>_<43 characters>.",
+                data="No token was made of it.",
+            )
+        token = Token(
+            id=match["id"], name=name, secret_sha256=_hashed(match["secret"]), scopes=scopes, created_at=utc_now()
+        )
+        self.store.put("access", _key(token.id), token.model_dump_json().encode(), "application/json")
+        return token
+
     def list(self) -> list[Token]:
         """Every token, the oldest first."""
         try:

@@ -10,7 +10,7 @@ import pytest
 
 from graticule.broker import connect_redis
 from graticule.local.cluster import EmbeddedCluster
-from graticule.settings import Settings, env_name, load_settings
+from graticule.settings import FILE_SUFFIX, Settings, env_name, load_settings
 from graticule.store import PURPOSES, Store
 
 
@@ -20,6 +20,7 @@ def _no_settings_from_outside() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in Settings.model_fields:
             patch.delenv(env_name(name), raising=False)
+            patch.delenv(env_name(name) + FILE_SUFFIX, raising=False)
         patch.setenv("GRATICULE_DATA_DIR", "/nonexistent/graticule-tests")
         yield
 

@@ -74,3 +74,18 @@ def test_a_namespace_keeps_clusters_apart():
     settings = load_settings(namespace="lab2")
     assert settings.bucket("images") == "lab2-images"
     assert settings.key_prefix == "lab2:"
+
+
+def test_a_setting_may_lie_in_a_file_and_the_environment_beats_it(monkeypatch, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("from-the-file\n")
+    monkeypatch.setenv("GRATICULE_S3_SECRET_KEY_FILE", str(secret))
+    assert load_settings().s3_secret_key.get_secret_value() == "from-the-file"
+    monkeypatch.setenv("GRATICULE_S3_SECRET_KEY", "from-the-environment")
+    assert load_settings().s3_secret_key.get_secret_value() == "from-the-environment"
+
+
+def test_a_file_that_cannot_be_read_stops_the_process_with_its_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("GRATICULE_REDIS_URL_FILE", str(tmp_path / "missing"))
+    with pytest.raises(SettingsError, match=r"GRATICULE_REDIS_URL_FILE.*missing.*No such file"):
+        load_settings()

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from graticule import store as store_module
 from graticule.errors import Corrupted, NotFound, SourceUnreadable, StoreUnavailable
 from graticule.jobs import Source, new_job, utc_now
 from graticule.records import Records
@@ -143,3 +144,19 @@ def test_a_failure_ends_only_the_submission_that_it_answers(store):
 def test_a_message_that_is_no_job_is_kept(store):
     key = Records(store).keep_undecodable(b"\x80nonsense")
     assert store.get("jobs", key) == b"\x80nonsense"
+
+
+def test_a_large_file_that_changes_while_it_is_sent_leaves_nothing_behind(store, tmp_path, monkeypatch):
+    path = tmp_path / "growing.raw"
+    path.write_bytes(b"a" * (IN_MEMORY_LIMIT + 5))
+    hash_stream = store_module._hash_stream
+
+    def hash_then_overwrite(file):
+        known = hash_stream(file)
+        path.write_bytes(b"b" * (IN_MEMORY_LIMIT + 5))
+        return known
+
+    monkeypatch.setattr(store_module, "_hash_stream", hash_then_overwrite)
+    with pytest.raises(SourceUnreadable, match="changed while it was read"):
+        store.put_image_file(path)
+    assert store.keys("images") == []
