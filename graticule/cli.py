@@ -282,6 +282,38 @@ def simulate_tiles(
     )
 
 
+@simulate_app.command("tem")
+def simulate_tem(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.")],
+    count: Annotated[int | None, typer.Option(min=1, help="Experiments; without it, until Ctrl-C.")] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Pictures of one experiment: voids grow, the stage drifts.")] = 1,
+    stack: Annotated[bool, typer.Option("--stack", help="One multi-page file for each experiment.")] = False,
+    rate: Annotated[float, typer.Option(min=0, help="Pictures a second; 0: as fast as possible.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 1,
+    size: Annotated[int, typer.Option(help="Side of a picture, px.")] = 1024,
+    focus: Annotated[str, typer.Option(help="under, in or over. Default: any.")] = "",
+    truth: Annotated[Path | None, typer.Option(help="Folder for true masks, truth.csv and tracks.csv.")] = None,
+) -> None:
+    """Take bright-field TEM micrographs of voids among dislocations, single ones or an in-situ experiment.
+
+    Example: `graticule simulate tem --out camera --frames 600 --rate 10 --truth camera-truth`
+    """
+    commands = _part("graticule_producers.simulate.commands", "The simulator", "watcher")
+    raise typer.Exit(
+        commands.run_simulate_tem(
+            out=out,
+            count=count,
+            frames=frames,
+            stack=stack,
+            rate=rate,
+            seed=seed,
+            size=size,
+            focus=focus,
+            truth=truth,
+        )
+    )
+
+
 # -- streams ---------------------------------------------------------------------------------------------------
 
 StreamName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the stream, as `list` shows it.")]
