@@ -15,7 +15,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import backlog, gateway, latency, machine, memory, overlap, queue, shapes, throughput, tiling_memory
+from benchmarks import (
+    backlog,
+    gateway,
+    latency,
+    machine,
+    memory,
+    overlap,
+    queue,
+    shapes,
+    streams,
+    throughput,
+    tiling_memory,
+)
 from benchmarks.figures import Figure
 from benchmarks.models import TILE, UNET
 from benchmarks.peers import compare
@@ -43,6 +55,7 @@ QUESTIONS: dict[str, Measure] = {
     ),
     "overlap": lambda place, o: overlap.measure(place, rounds=o.rounds),
     "tiling": lambda place, _: tiling_memory.measure(),
+    "streams": lambda _, __: streams.measure(),
     "shapes": lambda _, o: shapes.measure_shapes(o.rounds),
     "peers": lambda place, o: compare.measure(
         place, rounds=o.rounds, seconds=o.seconds, clients=o.clients, model=o.model, services=o.services

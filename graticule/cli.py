@@ -40,6 +40,10 @@ dead_letters_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(dead_letters_app, name="dead-letters")
+stream_app = typer.Typer(
+    help="Series of pictures: objects followed from frame to frame, growth, drift.", no_args_is_help=True
+)
+app.add_typer(stream_app, name="stream")
 models_app = typer.Typer(
     help="The models that workers serve: publish versions, choose the one in production, go back.",
     no_args_is_help=True,
@@ -282,6 +286,92 @@ def simulate_tiles(
     raise typer.Exit(
         commands.run_simulate_tiles(
             out=out, count=count, rate=rate, seed=seed, size=size, truth=truth, defect_share=defect_share
+        )
+    )
+
+
+@simulate_app.command("tem")
+def simulate_tem(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.")],
+    count: Annotated[int | None, typer.Option(min=1, help="Experiments; without it, until Ctrl-C.")] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Pictures of one experiment: voids grow, the stage drifts.")] = 1,
+    stack: Annotated[bool, typer.Option("--stack", help="One multi-page file for each experiment.")] = False,
+    rate: Annotated[float, typer.Option(min=0, help="Pictures a second; 0: as fast as possible.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 1,
+    size: Annotated[int, typer.Option(help="Side of a picture, px.")] = 1024,
+    focus: Annotated[str, typer.Option(help="under, in or over. Default: any.")] = "",
+    truth: Annotated[Path | None, typer.Option(help="Folder for true masks, truth.csv and tracks.csv.")] = None,
+) -> None:
+    """Take bright-field TEM micrographs of voids among dislocations, single ones or an in-situ experiment.
+
+    Example: `graticule simulate tem --out camera --frames 600 --rate 10 --truth camera-truth`
+    """
+    commands = _part("graticule_producers.simulate.commands", "The simulator", "watcher")
+    raise typer.Exit(
+        commands.run_simulate_tem(
+            out=out,
+            count=count,
+            frames=frames,
+            stack=stack,
+            rate=rate,
+            seed=seed,
+            size=size,
+            focus=focus,
+            truth=truth,
+        )
+    )
+
+
+# -- streams ---------------------------------------------------------------------------------------------------
+
+StreamName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the stream, as `list` shows it.")]
+SearchRange = Annotated[
+    float, typer.Option("--search-range", min=0.1, help="The farthest that an object moves between two frames, px.")
+]
+LinkMemory = Annotated[int, typer.Option("--memory", min=0, help="Frames for which an object may be missed.")]
+
+
+@stream_app.command("list")
+def stream_list(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """List the streams, the one with the newest job first."""
+    commands = _part("graticule_workers.streams.commands", "The analysis of streams", "streams")
+    raise typer.Exit(commands.list_streams(load_settings(), as_json=as_json))
+
+
+@stream_app.command("show")
+def stream_show(
+    name: StreamName,
+    search_range: SearchRange = 15.0,
+    memory: LinkMemory = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what a stream amounts to: frames, objects, tracks, growth, drift.
+
+    Example: `graticule stream show /data/camera --search-range 20`
+    """
+    commands = _part("graticule_workers.streams.commands", "The analysis of streams", "streams")
+    raise typer.Exit(commands.show(load_settings(), name, search_range=search_range, memory=memory, as_json=as_json))
+
+
+@stream_app.command("export")
+def stream_export(
+    name: StreamName,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the tables.")],
+    search_range: SearchRange = 15.0,
+    memory: LinkMemory = 3,
+    drift: Annotated[
+        list[str] | None,
+        typer.Option("--drift", help="tracks, pairs or many-pairs; repeatable. The first one is taken off the tracks."),
+    ] = None,
+) -> None:
+    """Write frames, objects, tracks, their summary and the drift as Parquet.
+
+    Example: `graticule stream export /data/camera --out camera-tables --drift many-pairs --drift tracks`
+    """
+    commands = _part("graticule_workers.streams.commands", "The analysis of streams", "streams")
+    raise typer.Exit(
+        commands.export(
+            load_settings(), name, out=out, search_range=search_range, memory=memory, methods=drift or ["tracks"]
         )
     )
 

@@ -118,7 +118,8 @@ class Normalisation(Message):
     """From pixel values to the network's numbers."""
 
     kind: Literal["scale", "minmax", "standardise"] = Field(
-        description="scale: divided by the data type's maximum, to 0..1; minmax: each picture's minimum..maximum to"
+        description="scale: divided by the data type's maximum, to 0..1 (integers of more than 16 bits or below 0 and"
+        " floats beyond 0..1: minimum..maximum to 0..1, and a flag); minmax: each picture's minimum..maximum to"
         " 0..1 (a constant picture becomes 0); standardise: scale, then (x - mean) / std for each channel."
     )
     mean: tuple[float, ...] = Field(default=(), description="standardise: mean of each channel.")

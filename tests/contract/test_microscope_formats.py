@@ -204,6 +204,7 @@ def test_lossless_videos(tmp_path, name, codec, pix_fmt):
     [
         ("m.mp4", "libx264", {"crf": "0", "bf": "3", "g": "12", "preset": "medium"}),
         ("m.mov", "libx264", {"crf": "0", "bf": "0", "g": "5"}),
+        ("m.mp4", "libx264", {"crf": "0", "x264-params": "open-gop=1:bframes=3:keyint=10:min-keyint=10:scenecut=0"}),
     ],
 )
 def test_videos_whose_frames_need_each_other(tmp_path, name, codec, options):

@@ -22,6 +22,7 @@ from graticule.registry import Registry
 from graticule.store import Store, image_key
 from graticule_producers.watcher.commands import run_watch
 from graticule_producers.watcher.journal import JournalUnavailable
+from tests.microscope_files import dm_file
 from tests.models import write_brightness_model
 from tests.watcher.conftest import MODEL, picture, wait_until
 
@@ -74,8 +75,31 @@ def test_a_slow_writer_is_waited_for(start, camera, pending, cluster, name, data
     camera.write("after.png", seed=2)
     watching.wait_for("after.png")
     jobs = [job for job in pending() if job.image.filename == name]
-    assert [job.image.size for job in jobs] == [len(data)]
+    assert {job.image.size for job in jobs} == {len(data)}
+    assert sorted(job.image.frame for job in jobs) == list(range(2 if name == "a.tif" else 1))
     assert Store(cluster).get("images", image_key(jobs[0].image.sha256)) == data
+
+
+def test_every_frame_of_a_stack_is_a_job_of_the_stream(start, camera, pending, folder):
+    (folder / "stack.tif").write_bytes(tiff_bytes(pages=5))
+    camera.write("one.png", seed=1)
+    summary = start(once=True).end()
+    assert summary.submitted == 2  # files
+    jobs = [job for job in pending() if job.image.filename == "stack.tif"]
+    assert sorted(job.image.frame for job in jobs) == list(range(5))
+    assert {(job.stream, job.sequence, job.image.key) for job in jobs} == {
+        (str(folder), jobs[0].sequence, jobs[0].image.key)
+    }
+    assert start(once=True).end().submitted == 0
+
+
+def test_a_format_whose_package_is_missing_is_named_with_the_pip_command(start, folder, pending, monkeypatch):
+    (folder / "a.dm4").write_bytes(dm_file(np.zeros((8, 8), np.uint16), version=4))
+    monkeypatch.setitem(sys.modules, "rsciio", None)
+    monkeypatch.delitem(sys.modules, "rsciio.digitalmicrograph", raising=False)
+    summary = start(once=True).end()
+    assert 'pip install "graticule[formats]"' in summary.unreadable["a.dm4"]
+    assert not pending()
 
 
 def test_renamed_into_place(start, camera, folder):

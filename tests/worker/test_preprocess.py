@@ -155,3 +155,21 @@ def test_a_large_float_picture_without_a_single_number_is_constant_and_told():
     source = Source(np.full((5, 5), np.nan, np.float32), spec())
     assert source.flags == ("non-finite-pixels", "constant-image")
     assert not source.cut(0, 0, (5, 5)).any()
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int16"])
+def test_counts_that_do_not_fill_their_type_are_stretched_and_that_is_told(dtype):
+    pixels = np.array([[100, 200], [300, 500]]).astype(dtype)
+    pixels[0, 0] = -100 if dtype == "int16" else 100
+    low = int(pixels[0, 0])
+    prepared = prepare(pixels, spec())
+    expected = (pixels.astype(float) - low) / (500 - low)
+    np.testing.assert_allclose(prepared.tensor[0, :2, :2], expected, atol=1e-6)
+    assert prepared.flags == ("integer-range-stretched",)
+
+
+def test_eight_and_sixteen_bits_keep_their_scale():
+    for dtype, top in (("uint8", 255), ("uint16", 65_535), ("int16", 32_767)):
+        prepared = prepare(np.array([[1, 100]]).astype(dtype), spec())
+        np.testing.assert_allclose(prepared.tensor[0, 0, :2], [1 / top, 100 / top], rtol=1e-6)
+        assert prepared.flags == ()

@@ -8,11 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from rich.console import Console
 
 from graticule.errors import BadInput
+from graticule_producers.simulate.micrograph import Focus
 from graticule_producers.simulate.series import Report, simulate_tiles
+from graticule_producers.simulate.tem_series import simulate_tem
 
 INTERRUPTED = 130
 _PLAIN_INTERVAL = 10.0
@@ -49,6 +52,40 @@ def run_simulate_tiles(
     return 0 if count is None or report.count == count else INTERRUPTED
 
 
+def run_simulate_tem(
+    *,
+    out: Path,
+    count: int | None,
+    frames: int,
+    stack: bool,
+    rate: float,
+    seed: int,
+    size: int,
+    focus: str,
+    truth: Path | None,
+) -> int:
+    """Take micrographs into `out` until `count` experiments or Ctrl-C. `focus`: under, in, over; empty: any."""
+    console = Console(highlight=False, soft_wrap=True)
+    stop = threading.Event()
+    pictures = None if count is None else count * frames
+    with _stopped_by_signals(stop), _Progress(console, pictures) as progress:
+        report = simulate_tem(
+            out,
+            count=count,
+            frames=frames,
+            stack=stack,
+            rate=rate,
+            seed=seed,
+            size=size,
+            focus=cast("Focus | None", focus or None),
+            truth=truth,
+            stop=stop,
+            on_picture=lambda so_far: progress.tell(so_far.pictures, so_far.seconds),
+        )
+    console.print(f"{report.pictures} pictures written into {report.folder} in {report.seconds:.1f} s.", markup=False)
+    return 0 if pictures is None or report.pictures == pictures else INTERRUPTED
+
+
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """`"120:480"` -> (120, 480); `"320"` -> (320, 320); empty -> None. Raises BadInput."""
     if not text:
@@ -69,8 +106,12 @@ class _Progress:
         self._told = time.monotonic()
 
     def __call__(self, report: Report) -> None:
+        self.tell(report.count, report.seconds)
+
+    def tell(self, pictures: int, seconds: float) -> None:
+        """Show how many there are by now."""
         of = f" of {self._count}" if self._count else ""
-        line = f"{report.count}{of} pictures, {report.count / max(report.seconds, 1e-3):.1f}/s, Ctrl-C ends"
+        line = f"{pictures}{of} pictures, {pictures / max(seconds, 1e-3):.1f}/s, Ctrl-C ends"
         if self._status:
             self._status.update(line)
         elif time.monotonic() - self._told > _PLAIN_INTERVAL:

@@ -39,7 +39,7 @@ class Prepared:
     original: Size
     """The picture as it was decoded."""
     flags: tuple[str, ...]
-    """What was unusual: 'constant-image', 'non-finite-pixels', 'float-range-stretched'."""
+    """What was unusual: 'constant-image', 'non-finite-pixels', 'float-range-stretched', 'integer-range-stretched'."""
 
     def restore(self, output: Image) -> Image:
         """Bring the network's output, channels x height x width, back to the picture's size."""
@@ -157,10 +157,12 @@ def _levels(pieces: Pieces, dtype: np.dtype[Any], spec: Normalisation) -> _Level
         flags = (*flags, "constant-image")
     if spec.kind == "minmax":
         return _Levels(low, _stretch(low, high), substitute, flags)
-    if whole:
+    # Counts of 32 bits never come near their type's maximum, and signed ones below zero have no place on its scale.
+    if whole and dtype.itemsize <= 2 and low >= 0:
         return _Levels(0, 1 / np.iinfo(dtype).max, substitute, flags)
     if low < 0 or high > 1:
-        return _Levels(low, _stretch(low, high), substitute, (*flags, "float-range-stretched"))
+        kind = "integer" if whole else "float"
+        return _Levels(low, _stretch(low, high), substitute, (*flags, f"{kind}-range-stretched"))
     return _Levels(0, 1, substitute, flags)
 
 

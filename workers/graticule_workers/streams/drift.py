@@ -209,11 +209,12 @@ def _shift(first: _Spectrum, second: _Spectrum) -> tuple[float, float]:
 
 
 def _peak(surface: NDArray[Any]) -> tuple[float, float]:
-    """(x, y) of the largest value, by the parabolas through it and its neighbours; cyclic."""
+    """(x, y) of the largest value, by the quadratic form through it and its eight neighbours; cyclic."""
     height, width = surface.shape
     row, column = np.unravel_index(int(surface.argmax()), surface.shape)
-    y = row + _vertex(surface[(row + np.array([-1, 0, 1])) % height, column])
-    x = column + _vertex(surface[row, (column + np.array([-1, 0, 1])) % width])
+    around = np.array([-1, 0, 1])
+    down, across = _vertex(surface[np.ix_((row + around) % height, (column + around) % width)])
+    y, x = row + down, column + across
     return float(x - width if x > width / 2 else x), float(y - height if y > height / 2 else y)
 
 
@@ -239,7 +240,18 @@ def _overlap(size: tuple[int, int]) -> NDArray[Any]:
     return np.maximum(overlap / overlap[0, 0], _LEAST_OVERLAP)
 
 
-def _vertex(values: NDArray[Any]) -> float:
-    before, here, after = (float(value) for value in values)
-    bend = before - 2 * here + after
-    return 0.5 * (before - after) / bend if bend < 0 else 0.0
+def _vertex(values: NDArray[Any]) -> tuple[float, float]:
+    """(down, across) from the middle of 3 x 3 values to the top of the quadratic form through them.
+
+    Row and column by themselves would be wrong where the peak lies askew, as that of any real texture does.
+    """
+    bend_down = values[0, 1] - 2 * values[1, 1] + values[2, 1]
+    bend_across = values[1, 0] - 2 * values[1, 1] + values[1, 2]
+    twist = (values[0, 0] - values[0, 2] - values[2, 0] + values[2, 2]) / 4
+    slope = np.array([values[2, 1] - values[0, 1], values[1, 2] - values[1, 0]]) / 2
+    determinant = bend_down * bend_across - twist**2
+    if bend_down >= 0 or determinant <= 0:
+        return 0.0, 0.0
+    down = -(bend_across * slope[0] - twist * slope[1]) / determinant
+    across = -(bend_down * slope[1] - twist * slope[0]) / determinant
+    return float(np.clip(down, -1, 1)), float(np.clip(across, -1, 1))
