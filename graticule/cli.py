@@ -236,7 +236,7 @@ def watch(
     raise typer.Exit(
         commands.run_watch(
             settings,
-            folder,
+            folder=folder,
             model=model,
             include=include or [],
             exclude=exclude or [],

@@ -5,6 +5,7 @@ Every demo works in a fresh folder `run-001`, `run-002`, ... and deletes nothing
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePath
+from urllib.parse import quote
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -69,7 +71,7 @@ def demo(
     with _terminated_like_interrupted():
         console.print(f"Starting a cluster in {place.cluster} ...", markup=False)
         own = load_settings(data_dir=place.cluster, log_level=settings.log_level)
-        with EmbeddedCluster(own) as live:
+        with EmbeddedCluster(own, gateway=_has_gateway()) as live:
             show = _Show(Client(live, producer="demo"), model, place, expected, began, console)
             with _children(live, place, model, folder, once, rate, seed) as children:
                 interrupted = show.run(children)
@@ -151,7 +153,7 @@ class Finished:
     def of(cls, outcome: Result | Failure) -> Finished:
         """Keep of an outcome what the demo shows."""
         job = outcome.job
-        measured = outcome.measurements if isinstance(outcome, Result) else None
+        measured = outcome.segmentation if isinstance(outcome, Result) else None
         kinds = measured.count_by_class.items() if measured else ()
         return cls(
             job_id=job.job_id,
@@ -230,12 +232,15 @@ class _Show:
         self.finished: list[Finished] = []
         self.newest: deque[Finished] = deque(maxlen=_SHOWN)
         self.flower = flower_address(client.settings)
+        self.page = page_address(client.settings, place.stream)
         self.last = time.monotonic()
         self.first: float | None = None
 
     def run(self, children: list[Child]) -> bool:
         """Show results until there are enough; True when Ctrl-C ended it."""
         self.console.print(f"Model {self.manifest.reference}: {self.manifest.title}", markup=False)
+        if self.page:
+            self.console.print(f"The page, on which you can watch them: {self.page}", markup=False)
         if self.flower:
             self.console.print(f"Flower, the page that shows the queues: {self.flower}", markup=False)
         live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else nullcontext()
@@ -257,6 +262,8 @@ class _Show:
         if paths := self._write_best():
             lines += ["Worth looking at:", *(f"  {path}" for path in paths)]
         lines.append(f"Everything of this demo lies in {self.place.run}; its cluster's data in {self.place.cluster}.")
+        if self.page:
+            lines.append(f"See it all on the page: graticule up --data-dir {self.place.cluster}, then {self.page}")
         self.console.print("\n".join(lines), markup=False)
         missing = self.expected is not None and len(self.finished) < self.expected
         if missing and interrupted:
@@ -310,7 +317,7 @@ class _Show:
         failed = sum(not one.succeeded for one in self.finished)
         head = f"{len(self.finished)}{of} results  ·  {self._speed}  ·  {self.arrivals.waiting} waiting"
         head += f"  ·  {failed} failed" if failed else ""
-        head += f"  ·  Flower: {self.flower}" if self.flower else ""
+        head += f"  ·  Page: {self.page}" if self.page else ""
         table = Table("Picture")
         for name in ("Objects", "Area", "Time"):
             table.add_column(name, justify="right", min_width=8)
@@ -336,7 +343,7 @@ class _Show:
             result = self.client.outcome(one.job_id)
             if not isinstance(result, Result):
                 return None
-            objects = result.measurements.objects
+            objects = result.segmentation.objects
             drawn = overlay(self.client.picture(result), self.client.mask(result), objects, colours)
         except GraticuleError as error:
             self.console.print(str(error), markup=False)
@@ -352,6 +359,19 @@ def flower_address(settings: Settings) -> str:
     from graticule.local.cluster import running_cluster
 
     return getattr(running_cluster(settings), "flower_url", None) or ""
+
+
+def page_address(settings: Settings, stream: str) -> str:
+    """Where the page of the running cluster shows a stream; empty: there is no page."""
+    from graticule.local.cluster import running_cluster
+
+    address = getattr(running_cluster(settings), "gateway_url", None)
+    return f"{address}/streams?stream={quote(stream, safe='')}" if address else ""
+
+
+def _has_gateway() -> bool:
+    """Whether the gateway is installed."""
+    return importlib.util.find_spec("fastapi") is not None
 
 
 def _cells(one: Finished) -> tuple[str, str, str, str, str]:

@@ -9,6 +9,8 @@
     │   ├── UnknownModel          no such model, or no such version of it
     │   ├── UnknownDeadLetter     no such dead letter
     │   ├── UnfitImage            a good image that this model cannot take
+    │   ├── UnfitTensors          tensors that this model cannot take, or a damaged file of them
+    │   ├── OtherKind             a result of another kind than was asked for
     │   ├── InvalidParameters     parameters that the model's post-processing does not have
     │   └── InvalidManifest       a model folder that does not keep its promises
     ├── Trouble                   something around us is at fault: retried with backoff
@@ -76,6 +78,14 @@ class UnknownDeadLetter(BadInput):
 
 class UnfitImage(BadInput):
     """The model cannot take this image."""
+
+
+class UnfitTensors(BadInput):
+    """The model cannot take these tensors."""
+
+
+class OtherKind(BadInput):
+    """The result is not of the kind that was asked for."""
 
 
 class InvalidParameters(BadInput):

@@ -13,7 +13,7 @@ from pydantic import AwareDatetime
 
 from graticule.broker import connect_redis, translated_redis_errors
 from graticule.jobs import Job, Message
-from graticule.results import Failure, Result
+from graticule.results import Failure, Measurements, Result
 from graticule.settings import Settings
 
 MAX_EVENTS = 10_000
@@ -55,7 +55,8 @@ class Event(Message):
     @classmethod
     def of(cls, outcome: Result | Failure) -> Event:
         """The event that tells of an outcome."""
-        measured = outcome.measurements if isinstance(outcome, Result) else None
+        found = outcome.measurements if isinstance(outcome, Result) else None
+        measured = found if isinstance(found, Measurements) else None
         return cls(
             job_id=outcome.job.job_id,
             status=outcome.status,

@@ -30,6 +30,15 @@ class Lane(StrEnum):
     BULK = "bulk"
 
 
+class Content(StrEnum):
+    """What a job carries to the model."""
+
+    PICTURE = "picture"
+    """An image file: the model's pipeline measures it."""
+    TENSORS = "tensors"
+    """A file of tensors (`graticule.tensors`): the model's graph runs on them as they are."""
+
+
 class Message(BaseModel):
     """Base of everything that travels as JSON: unchangeable, and strict about unknown fields."""
 
@@ -60,7 +69,8 @@ class Job(Message):
     """One image to be analysed by one model."""
 
     job_id: str = Field(pattern=JOB_ID_PATTERN, description="Hash of what makes the job itself; see `job_identity`.")
-    image: ImageRef = Field(description="The image.")
+    image: ImageRef = Field(description="The image, or the file of tensors.")
+    content: Content = Field(default=Content.PICTURE, description="What lies there: a picture, or tensors.")
     model: ModelReference = Field(description="`name` (the version in production) or `name@version`.")
     parameters: dict[str, Any] = Field(
         default_factory=dict,
@@ -113,6 +123,7 @@ def new_job(
     captured_at: datetime | None = None,
     submitted_at: datetime | None = None,
     lane: Lane = Lane.BULK,
+    content: Content = Content.PICTURE,
 ) -> Job:
     """Make the job for an image that lies in the store. Raises pydantic.ValidationError for impossible values.
 
@@ -120,8 +131,9 @@ def new_job(
     """
     parameters = parameters or {}
     return Job(
-        job_id=job_identity(image.sha256, image.frame, model, parameters, stream, source.path, captured_at),
+        job_id=job_identity(image.sha256, image.frame, model, parameters, stream, source.path, captured_at, content),
         image=image,
+        content=content,
         model=model,
         parameters=parameters,
         stream=stream,
@@ -141,10 +153,13 @@ def job_identity(
     stream: str,
     source_path: str,
     captured_at: datetime | None,
+    content: Content = Content.PICTURE,
 ) -> str:
     """32 hexadecimal digits that are the same whenever the same work is asked for again."""
     when = captured_at.astimezone(UTC).isoformat() if captured_at else None
-    parts = [sha256, frame, model, parameters, stream, source_path, when]
+    parts: list[Any] = [sha256, frame, model, parameters, stream, source_path, when]
+    if content is not Content.PICTURE:
+        parts.append(content)
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:32]
 

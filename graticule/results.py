@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Discriminator, Field, Tag
 
+from graticule.errors import OtherKind
 from graticule.jobs import Job, Message, Sha256
+from graticule.tensors import TensorInfo
 
 RESULT_FILE = "result.json"
 FAILURE_FILE = "failure.json"
@@ -20,6 +22,11 @@ def result_prefix(job_id: str) -> str:
 def mask_key(job_id: str, sha256: str) -> str:
     """Key of a mask, by its bytes: two runs of a job with different models cannot overwrite each other's mask."""
     return f"{result_prefix(job_id)}mask-{sha256[:16]}.png"
+
+
+def outputs_key(job_id: str, sha256: str) -> str:
+    """Key of a model's outputs, by their bytes."""
+    return f"{result_prefix(job_id)}outputs-{sha256[:16]}.safetensors"
 
 
 class ModelRef(Message):
@@ -68,12 +75,33 @@ class DetectedObject(Message):
 class Measurements(Message):
     """Numbers of a segmentation."""
 
+    kind: Literal["segmentation"] = "segmentation"
     count: int = Field(ge=0, description="Objects.")
     area_fraction: float = Field(ge=0, le=1, description="Object pixels / all pixels of the picture.")
     count_by_class: dict[str, int] = Field(description="Objects of each class; every class is listed.")
     area_fraction_by_class: dict[str, float] = Field(description="Area fraction of each class.")
     mean_radius: float | None = Field(description="Mean equivalent radius, px; none without objects.")
     objects: tuple[DetectedObject, ...] = Field(description="Every object, in the order of its id.")
+
+
+class TensorOutputs(Message):
+    """What a model's graph gave for tensors. The values are the artifact `outputs`."""
+
+    kind: Literal["tensors"] = "tensors"
+    outputs: tuple[TensorInfo, ...] = Field(description="Every output of the model, in the manifest's order.")
+
+
+def _kind_of(measurements: Any) -> str:  # noqa: ANN401 (whatever stands in a JSON document)
+    """The kind of measurements; those written before there were several kinds are segmentations."""
+    if isinstance(measurements, dict):
+        return measurements.get("kind", "segmentation")
+    return getattr(measurements, "kind", "")
+
+
+AnyMeasurements = Annotated[
+    Annotated[Measurements, Tag("segmentation")] | Annotated[TensorOutputs, Tag("tensors")], Discriminator(_kind_of)
+]
+"""What a job can end in: one kind for each way to use a model. A further kind is one more class here."""
 
 
 class Timings(Message):
@@ -116,9 +144,9 @@ class Result(Message):
     status: Literal["succeeded"] = "succeeded"
     job: Job
     model: ModelRef
-    image: ImageInfo
+    image: ImageInfo | None = Field(description="None: the job carried no picture.")
     parameters: dict[str, Any] = Field(description="Post-processing as it was applied.")
-    measurements: Measurements
+    measurements: AnyMeasurements = Field(description="The answer; `kind` says of which kind it is.")
     calibration: Calibration | None = Field(default=None, description="None: lengths are in pixels only.")
     confidence: float | None = Field(description="Mean confidence of the objects; none without objects.")
     flags: tuple[str, ...] = Field(default=(), description="Reasons to look twice, e.g. 'constant-image'.")
@@ -126,6 +154,22 @@ class Result(Message):
     provenance: WorkerInfo
     artifacts: dict[str, Artifact]
     completed_at: AwareDatetime
+
+    @property
+    def segmentation(self) -> Measurements:
+        """The measurements of a segmentation. Raises OtherKind."""
+        if not isinstance(self.measurements, Measurements):
+            raise OtherKind(
+                f"The job {self.job.job_id} is no segmentation: its result is of the kind {self.measurements.kind!r}."
+            )
+        return self.measurements
+
+    @property
+    def picture(self) -> ImageInfo:
+        """The picture as it was decoded. Raises OtherKind for a job without one."""
+        if self.image is None:
+            raise OtherKind(f"The job {self.job.job_id} carried {self.job.content}, no picture.")
+        return self.image
 
 
 class Failure(Message):

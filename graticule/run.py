@@ -274,7 +274,7 @@ class _Run:
         if self.options.labels:
             files["labels"] = self.client.store.get("results", result.artifacts["mask"].key)
         if self.options.overlays:
-            drawn = overlay(self.client.picture(result), mask, result.measurements.objects, self.colours)
+            drawn = overlay(self.client.picture(result), mask, result.segmentation.objects, self.colours)
             files["overlays"] = encode_png(drawn)
         for folder, data in files.items():
             write_atomically(self.options.out / folder / name, data)
@@ -351,7 +351,7 @@ class _Tally:
         self.places.add(place)
         if isinstance(entry.outcome, Result):
             self.succeeded += 1
-            self.objects += entry.outcome.measurements.count
+            self.objects += entry.outcome.segmentation.count
             return
         self.failed += 1
         if len(self.failures) < MOST_FAILURES_SHOWN:

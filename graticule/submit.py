@@ -12,10 +12,11 @@ from typing import Any, BinaryIO
 from graticule import formats
 from graticule.broker import Bell
 from graticule.errors import BrokerUnavailable, ImageTooLarge
-from graticule.jobs import Job, Lane, Source, job_identity, new_job, utc_now
+from graticule.jobs import Content, Job, Lane, Source, job_identity, new_job, utc_now
 from graticule.records import Records
 from graticule.settings import Settings
 from graticule.store import Store, printable, printable_name, unreadable_source
+from graticule.tensors import FILE_NAME, MEDIA_TYPE
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,15 @@ class Submitter:
         image = self.store.put_image_stream(file, filename, formats.media_type(filename))
         source = Source(producer=self.producer, host=self._host)
         return self._send(new_job(image, model, source=source, parameters=parameters, stream=stream, lane=lane))
+
+    def submit_tensors(self, file: BinaryIO, model: str, *, lane: Lane = Lane.INTERACTIVE) -> Job:
+        """Submit an open file of tensors (`graticule.tensors`), at its beginning. Raises StoreUnavailable.
+
+        The same tensors for the same version are the same job: `model` should name the version.
+        """
+        stored = self.store.put_image_stream(file, FILE_NAME, MEDIA_TYPE)
+        source = Source(producer=self.producer, host=self._host)
+        return self._send(new_job(stored, model, source=source, lane=lane, content=Content.TENSORS))
 
     def submit_again(self, job: Job) -> Job:
         """Try a job once more: a submission of now, which an earlier failure does not answer."""

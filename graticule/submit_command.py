@@ -62,5 +62,5 @@ def _line(outcome: Result | Failure) -> str:
     name = outcome.job.image.filename
     if isinstance(outcome, Failure):
         return f"{outcome.job.job_id}  {name!r}: failed in {outcome.stage}: {outcome.message}"
-    measured = outcome.measurements
+    measured = outcome.segmentation
     return f"{outcome.job.job_id}  {name!r}: {measured.count} objects, {measured.area_fraction:.2%} of the area"

@@ -150,7 +150,7 @@ def object_rows(entry: Entry) -> list[Row]:
             "touches_edge": found.touches_edge,
             "confidence": found.confidence,
         }
-        for found in entry.outcome.measurements.objects
+        for found in entry.outcome.segmentation.objects
     ]
 
 
@@ -311,13 +311,13 @@ def _job_values(job: Job) -> Row:
 
 
 def _measured(result: Result) -> Row:
-    measured, calibration = result.measurements, result.calibration
+    measured, calibration = result.segmentation, result.calibration
     row: Row = {
         "model": result.model.name,
         "model_version": result.model.version,
         "model_sha256": result.model.sha256,
-        "width_px": result.image.width,
-        "height_px": result.image.height,
+        "width_px": result.picture.width,
+        "height_px": result.picture.height,
         "count": measured.count,
         "area_fraction": measured.area_fraction,
         "mean_radius_px": measured.mean_radius,

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from graticule.manifest import MANIFEST_FILE, Manifest
+from graticule.manifest import MANIFEST_FILE, Manifest, Tensor
 
 Trap = Literal["crash", "hang", "wait"]
 TRAP_LEVEL = 77
@@ -27,18 +27,25 @@ def write_brightness_model(
     extra_logit: float = 0.0,
     trap: Trap | None = None,
     padding: int = 0,
+    peak: bool = False,
     **postprocessing: object,
 ) -> Manifest:
     """A model that calls every pixel brighter than half of the scale a 'bright' object's.
 
     `trap`: what happens when a picture has a pixel of exactly `TRAP_LEVEL`. `padding`: bytes that make the file larger.
+    `peak`: a second output, the class (int64: 0 or 1) of the brightest pixel of each picture.
     """
     folder.mkdir(parents=True, exist_ok=True)
     graph = _brightness_graph(extra_logit, trap)
+    if peak:
+        _add_peak(graph.graph)
     graph.doc_string = " " * padding
     data = graph.SerializeToString()
     (folder / "model.onnx").write_bytes(data)
     manifest = brightness_manifest(hashlib.sha256(data).hexdigest(), name=name, version=version, **postprocessing)
+    if peak:
+        outputs = (*manifest.outputs, Tensor(name="peak", shape=("batch",), type="int64"))
+        manifest = manifest.model_copy(update={"outputs": outputs})
     (folder / MANIFEST_FILE).write_text(manifest.to_yaml(), encoding="utf-8")
     return manifest
 
@@ -94,6 +101,18 @@ def _brightness_graph(extra_logit: float, trap: Trap | None = None) -> onnx.Mode
         ],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def _add_peak(graph: onnx.GraphProto) -> None:
+    graph.node.extend(
+        [
+            helper.make_node("ReduceMax", ["image", "over_picture"], ["brightest"], keepdims=0),
+            helper.make_node("Greater", ["brightest", "half"], ["is_bright"]),
+            helper.make_node("Cast", ["is_bright"], ["peak"], to=TensorProto.INT64),
+        ]
+    )
+    graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 3]), "over_picture"))
+    graph.output.append(helper.make_tensor_value_info("peak", TensorProto.INT64, ["batch"]))
 
 
 def _distance_to_trap() -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:

@@ -148,7 +148,7 @@ def _count_by_http(url: str, picture: bytes) -> int:
 
 
 def _count_by_cluster(settings: Settings, model: str, picture: bytes) -> int:
-    return Client(settings).submit(picture, model, filename="picture.png").result().measurements.count
+    return Client(settings).submit(picture, model, filename="picture.png").result().segmentation.count
 
 
 def _port() -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
@@ -17,6 +19,7 @@ from graticule.settings import Settings, load_settings
 HERE = Path(__file__).parent
 WIDE, PHONE = {"width": 1200, "height": 860}, {"width": 390, "height": 844}
 PICTURES = 40
+SECONDS_BETWEEN = 2
 
 
 def main() -> None:
@@ -41,6 +44,9 @@ def _pictures(settings: Settings, folder: Path) -> list[Path]:
     draw = ["simulate", "tiles", "--out", str(folder), "--count", str(PICTURES), "--rate", "0", "--seed", "3"]
     subprocess.run([*run, *draw], check=True)
     pictures = sorted(folder.glob("*.jpg"))
+    for number, picture in enumerate(pictures):
+        taken = time.time() - SECONDS_BETWEEN * (len(pictures) - number)
+        os.utime(picture, (taken, taken))
     send = ["submit", *map(str, pictures), "--model", "tile-defects", "--stream", "line 1", "--wait"]
     subprocess.run([*run, *send], env=settings.to_env(), stdout=subprocess.DEVNULL, check=True)
     return pictures

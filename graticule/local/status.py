@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.metadata
+import json
 import time
 import urllib.error
 import urllib.request
@@ -20,13 +22,16 @@ from graticule.errors import GraticuleError
 from graticule.events import Events
 from graticule.jobs import PENDING_PREFIX, Lane, model_name, queue_name
 from graticule.local.cluster import ClusterInfo, running_cluster
-from graticule.local.parts import flower_answers
+from graticule.local.parts import GATEWAY, flower_answers
 from graticule.registry import Registry
 from graticule.settings import Settings
 from graticule.store import Store
 from graticule.workers_index import WorkersIndex, WorkerStatus
 
 MOST_PENDING = 1000
+
+_SILENT = "does not answer"
+_MOST_HEALTH = 65_536
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,10 @@ def collect_status(settings: Settings) -> ClusterStatus:
         _store_part(settings, info),
         *(_worker_part(worker, info) for worker in workers),
         *_flower_parts(info),
+        *_gateway_parts(settings, info),
     ]
+    if any(part.name == GATEWAY and part.state == _SILENT for part in found.parts):
+        found.problems.append("The gateway does not answer: there is no web page and no HTTP interface.")
     if not workers:
         found.problems.append("No worker is at work: jobs wait.")
     _ask(found, lambda: _fill_models(found, settings))
@@ -132,7 +140,7 @@ def _redis_part(settings: Settings, info: ClusterInfo | None) -> PartStatus:
         with connect_redis(settings) as client:
             server = cast("dict[str, Any]", client.info("server"))
     except redis.RedisError:
-        return PartStatus("redis", "does not answer", address)
+        return PartStatus("redis", _SILENT, address)
     return _local_part("redis", "ready", address, server["redis_version"], info)
 
 
@@ -140,7 +148,7 @@ def _store_part(settings: Settings, info: ClusterInfo | None) -> PartStatus:
     try:
         Store(settings.model_copy(update={"store_timeout": 5.0}), retries=0).keys("models", limit=1)
     except GraticuleError:
-        return PartStatus("s3", "does not answer", settings.s3_url)
+        return PartStatus("s3", _SILENT, settings.s3_url)
     return _local_part("s3", "ready", settings.s3_url, _server_header(settings.s3_url), info)
 
 
@@ -174,8 +182,38 @@ def _worker_part(worker: WorkerStatus, info: ClusterInfo | None) -> PartStatus:
 def _flower_parts(info: ClusterInfo | None) -> list[PartStatus]:
     if not (info and info.flower_url):
         return []
-    state = "ready" if flower_answers(info.flower_url) else "does not answer"
+    state = "ready" if flower_answers(info.flower_url) else _SILENT
     return [_local_part("flower", state, info.flower_url, importlib.metadata.version("flower"), info)]
+
+
+def _gateway_parts(settings: Settings, info: ClusterInfo | None) -> list[PartStatus]:
+    """The cluster's gateway, or without a cluster the one that the settings point to, if there is one."""
+    address = info.gateway_url if info else _gateway_address(settings)
+    health = _gateway_health(address) if address else None
+    if health is None:
+        return [_local_part(GATEWAY, _SILENT, address, "", info)] if info and address else []
+    state = "ready" if health.get("status") == "ok" else "; ".join(map(str, health.get("problems", [])))
+    return [_local_part(GATEWAY, state, address, str(health.get("version", "")), info)]
+
+
+def _gateway_address(settings: Settings) -> str:
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}  # noqa: S104 (asked for, not listened on)
+    host = everywhere.get(settings.gateway_host, settings.gateway_host)
+    return f"http://{host}:{settings.gateway_port}" if settings.gateway_port else ""
+
+
+def _gateway_health(address: str) -> dict[str, Any] | None:
+    """What a gateway says about itself; None when nobody answers, or somebody else."""
+    try:
+        try:
+            with urllib.request.urlopen(address + "/readyz", timeout=5) as answer:  # noqa: S310 (http, from settings)
+                found = json.loads(answer.read(_MOST_HEALTH))
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                found = json.loads(refusal.read(_MOST_HEALTH))
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+    return found if isinstance(found, dict) and found.get("service") == "graticule gateway" else None
 
 
 def _local_part(name: str, state: str, address: str, version: str, info: ClusterInfo | None) -> PartStatus:

@@ -29,8 +29,8 @@ class DefectRecord(BaseModel):
 
     @classmethod
     def of(cls, result: Result, image_path: str, mask_path: str) -> DefectRecord:
-        """The record of a result."""
-        job, found = result.job, result.measurements
+        """The record of a segmentation. Raises OtherKind."""
+        job, found = result.job, result.segmentation
         seconds = result.timings.model_dump(exclude={"queued"})
         values = {
             "void_frac": found.area_fraction,

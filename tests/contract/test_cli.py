@@ -29,6 +29,7 @@ def graticule(*arguments: str, **environment: str) -> subprocess.CompletedProces
 def test_every_command_explains_itself():
     listing = CliRunner().invoke(app, ["--help"]).output
     commands = ["up", "down", "status", "doctor", "demo", "submit", "run", "watch", "worker", "settings", "simulate"]
+    commands += ["gateway", "tokens", "dead-letters", "models"]
     for command in commands:
         assert command in listing
         helped = CliRunner().invoke(app, [command, "--help"])

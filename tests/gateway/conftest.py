@@ -21,6 +21,7 @@ from graticule.registry import Registry
 from graticule.settings import Settings
 from graticule.store import Store
 from tests.conftest import in_own_namespace
+from tests.gateway.chromium import CHROMIUM, Visit
 from tests.models import write_brightness_model
 from tests.worker.conftest import WorkerProcess, wait_until
 
@@ -50,7 +51,8 @@ class GatewayProcess:
         self.url = f"http://127.0.0.1:{port}"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> GatewayProcess:
+    def start(self, *, until: int = 200) -> GatewayProcess:
+        """Start it and wait until `/readyz` answers with the status `until`."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "graticule", "gateway"],
@@ -59,7 +61,7 @@ class GatewayProcess:
                 stderr=log,
                 start_new_session=True,
             )
-        wait_until(lambda: self.process.poll() is not None or self._is_ready(), 60, "the gateway is ready")
+        wait_until(lambda: self.process.poll() is not None or self._readiness() == until, 60, "the gateway is ready")
         assert self.process.poll() is None, self.output
         return self
 
@@ -100,11 +102,11 @@ class GatewayProcess:
         body, kind = form(*((field, name, data) for name, data in pictures), **fields)
         return self.post("/api/v1/jobs", body, Content_Type=kind)
 
-    def _is_ready(self) -> bool:
+    def _readiness(self) -> int:
         try:
-            return self.get("/readyz").status == 200
+            return self.get("/readyz").status
         except OSError:
-            return False
+            return 0
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -143,6 +145,12 @@ class Gateways:
         gateway = GatewayProcess(self.settings.model_copy(update=changed), log)
         self._started.append(gateway)
         return gateway.start()
+
+    def start_unready(self, settings: Settings) -> GatewayProcess:
+        """A gateway of other settings, whose cluster does not answer."""
+        gateway = GatewayProcess(settings, self.folder / f"gateway-{len(self._started)}.log")
+        self._started.append(gateway)
+        return gateway.start(until=503)
 
     def end(self) -> None:
         for gateway in self._started:
@@ -189,6 +197,18 @@ def worker(shared: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     made.kill()
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # In a container there is no sandbox for processes of root.
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
 # -- for one test alone --------------------------------------------------------------------------------------
 
 
@@ -217,3 +237,11 @@ def start_worker(brightness: Settings, tmp_path: Path) -> Iterator[Callable[[], 
 
     yield start
     made.kill()
+
+
+@pytest.fixture
+def visit(browser: Any, gateway: GatewayProcess) -> Iterator[Visit]:
+    """A tab for the shared gateway."""
+    made = Visit(browser, gateway.url)
+    yield made
+    made.context.close()

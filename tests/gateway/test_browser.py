@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
-from collections.abc import Iterator
 from datetime import timedelta
 
 import numpy as np
@@ -17,54 +15,11 @@ from graticule.records import Records
 from graticule.store import Store
 from graticule.tokens import Scope, TokenStore
 from tests.contract.test_formats import png
+from tests.gateway.chromium import NEEDS_CHROMIUM, Visit, upload
 from tests.worker.conftest import wait_until
 from tests.worker.test_worker import picture
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    with sync_api.sync_playwright() as playwright:
-        # In a container there is no sandbox for processes of root.
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-class Visit:
-    """One tab; remembers what the browser complained about and whom it asked."""
-
-    def __init__(self, browser, url, **options):
-        self.url = url
-        self.context = browser.new_context(base_url=url, **options)
-        self.page = self.context.new_page()
-        self.messages, self.requests = [], []
-        self.page.on("console", lambda message: self.messages.append(message.text))
-        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-
-    def assert_clean(self):
-        assert self.messages == []
-        assert all(address.startswith((self.url, "blob:", "data:")) for address in self.requests), self.requests
-
-
-@pytest.fixture
-def visit(browser, gateway) -> Iterator[Visit]:
-    made = Visit(browser, gateway.url)
-    yield made
-    made.context.close()
-
-
-def upload(page, name, data):
-    page.set_input_files("#files", {"name": name, "mimeType": "image/png", "buffer": data})
-    page.wait_for_selector(f"#viewer:not([hidden]) #title:text-is('{name}')")
+pytestmark = NEEDS_CHROMIUM
 
 
 def test_an_upload_shows_mask_and_numbers_of_its_result(visit, gateway, worker):

@@ -12,7 +12,9 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from graticule import __version__
 from graticule.broker import connect_redis
+from graticule.local.status import collect_status
 from tests.contract.test_formats import tiff
 from tests.worker.conftest import wait_until
 from tests.worker.test_worker import picture
@@ -180,7 +182,8 @@ def test_models_have_a_card(gateway):
 
 def test_health_figures_and_cluster(gateway, worker):
     assert gateway.get("/healthz").json["status"] == "ok"
-    assert gateway.get("/readyz").json == {"status": "ok", "problems": []}
+    ready = {"service": "graticule gateway", "version": __version__, "status": "ok", "problems": []}
+    assert gateway.get("/readyz").json == ready
     cluster = gateway.get("/api/v1/cluster").json
     assert cluster["queues"] == {"brightness.interactive": 0, "brightness.bulk": 0}
     assert [found["models"] for found in cluster["workers"]] == [["brightness@1.0.0"]]
@@ -244,3 +247,17 @@ def test_a_client_that_was_away_too_long_is_told_to_load_again(gateway, worker):
     assert json.loads(listener.block()["data"])["filename"] == "new.png"
     listener.close()
     assert gateway.get("/api/v1/events", Last_Event_ID="x").status == 422
+
+
+def test_graticule_status_tells_of_the_gateway_that_the_settings_point_to(gateway, gateways):
+    def found(settings):
+        return [part for part in collect_status(settings).parts if part.name == "gateway"]
+
+    (part,) = found(gateway.settings)
+    assert (part.state, part.address, part.version) == ("ready", gateway.url, __version__)
+    store_is_away = gateway.settings.model_copy(update={"s3_url": "http://127.0.0.1:1", "store_timeout": 1.0})
+    limping = gateways.start_unready(store_is_away)
+    (part,) = found(limping.settings)
+    assert part.state == "storage does not answer"
+    limping.stop()
+    assert found(limping.settings) == []

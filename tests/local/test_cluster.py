@@ -251,6 +251,12 @@ def test_the_whole_cluster_with_worker_flower_and_gateway(tmp_path):
         status = collect_status(up.settings)
         assert status.problems == []
         assert status.models
+        (gateway,) = (part for part in status.parts if part.name == "gateway")
+        assert (gateway.state, gateway.address) == ("ready", described["gateway_url"])
+        assert gateway.version == status.graticule
+        os.kill(described["parts"]["gateway"]["pid"], signal.SIGSTOP)
+        assert any("The gateway does not answer" in problem for problem in collect_status(up.settings).problems)
+        os.kill(described["parts"]["gateway"]["pid"], signal.SIGCONT)
         worker = described["parts"]["worker"]["pid"]
         os.kill(worker, signal.SIGKILL)
         until(lambda: up.described()["parts"]["worker"]["pid"] not in (None, worker))

@@ -72,6 +72,10 @@ def test_simulated_pictures_become_results_twice_in_one_folder(place: Path):
             said, _ = process.communicate(timeout=100)
         assert process.returncode == 0, said
         assert "4 pictures became results, 0 of them failures" in said
+        assert f"graticule up --data-dir {place / 'cluster'}, then http://127.0.0.1:" in said
+        address = said.split("watch them: ")[1].split()[0]
+        assert said.rstrip().endswith(address), "what it began with is where it ends"
+        assert f"run-{number:03d}" in address
         run = place / f"run-{number:03d}"
         assert len(list((run / "pictures").iterdir())) == 4
         assert all(line.strip() in said for line in map(str, (run / "overlays").glob("*.png")))

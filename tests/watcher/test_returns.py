@@ -64,7 +64,7 @@ def test_masks_and_records_appear_beside_the_pictures(start, folder, cluster, wo
     record = found["b.tif"]
     outcome = Records(Store(cluster)).outcome(record["job-id"])
     assert isinstance(outcome, Result)
-    assert record["void_frac"] == outcome.measurements.area_fraction == 144 / 2400
+    assert record["void_frac"] == outcome.segmentation.area_fraction == 144 / 2400
     assert record["void_frac_legacy"] == pytest.approx(144 / (1 * 40))
     assert record["void_count"] == 1
     assert record["radii"] == [pytest.approx((144 / np.pi) ** 0.5)]

@@ -349,7 +349,7 @@ def test_exit_codes(cluster, camera, folder, tmp_path, caplog):
     caplog.set_level(logging.INFO)
 
     def run(where: Path = folder, model: str = MODEL, **options: object) -> int:
-        return run_watch(cluster, where, model=model, once=True, journal=tmp_path / "j.sqlite", **options)
+        return run_watch(cluster, folder=where, model=model, once=True, journal=tmp_path / "j.sqlite", **options)
 
     camera.write("a.png", seed=1)
     assert run() == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from graticule.errors import InferenceFailed, OutOfMemory
-from graticule_workers.engine.batcher import Batcher, Request
+from graticule_workers.engine.batcher import Batcher, Request, TensorRequest
 from tests.worker.conftest import wait_until
 
 
@@ -169,3 +169,31 @@ def test_a_closed_engine_refuses(batcher, device):
     batcher.close()
     with pytest.raises(InferenceFailed, match="unloaded"):
         batcher.infer(Request(images(0)))
+
+
+def test_tensors_wait_in_the_same_line_and_run_by_themselves(device):
+    """In a picture's batch, what somebody sends could make the pictures fail with it."""
+    ran = []
+    tensors = lambda feed: ran.append(len(device.batches)) or {name: array + 1 for name, array in feed.items()}  # noqa: E731
+    batcher = Batcher("test", device.run, [device.run], maximum=4, tensors=tensors)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(batcher.infer, Request(images(0)))
+        device.busy.wait(10)
+        sent = pool.submit(batcher.run, TensorRequest({"a": np.zeros(3), "b": np.array(7)}, urgent=True))
+        wait_until(lambda: len(batcher._waiting) == 1, 10, "the tensors wait")
+        behind = [pool.submit(batcher.infer, Request(images(value))) for value in (1, 2)]
+        wait_until(lambda: len(batcher._waiting) == 3, 10, "the pictures wait")
+        device.release.set()
+        assert sent.result(10) == {"a": pytest.approx([1, 1, 1]), "b": 8}
+        assert [first.result(10).max(), *(future.result(10).max() for future in behind)] == [0, 2, 4]
+    assert ran == [1]
+    batcher.close()
+
+
+def test_tensors_that_the_model_cannot_run_fail_alone(device):
+    device.release.set()
+    batcher = Batcher("test", device.run, [device.run], maximum=4, tensors=lambda feed: feed["missing"])
+    with pytest.raises(InferenceFailed, match="missing"):
+        batcher.run(TensorRequest({"a": np.zeros(3)}))
+    assert batcher.infer(Request(images(1))).max() == 2
+    batcher.close()

@@ -81,6 +81,22 @@ def test_many_threads_get_the_numbers_that_an_engine_in_the_same_process_gives(e
     local.close()
 
 
+def test_many_threads_get_the_tensors_that_an_engine_in_the_same_process_gives(engine_process, manifest, settings):
+    remote, local = RemoteEngine(engine_process.path), ModelPool(Registry(Store(settings)), settings)
+    when_it_answers(remote, manifest)
+
+    def both(index: int) -> None:
+        feed = {"image": np.random.default_rng(index).random((1, 1, 16 * (1 + index % 7), 32), np.float32)}
+        here, there = local.run(manifest, feed), remote.run(manifest, feed)
+        assert list(here) == list(there) == ["logits"]
+        np.testing.assert_array_equal(here["logits"], there["logits"])
+        np.testing.assert_array_equal(remote.infer(manifest, feed["image"]), here["logits"])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(both, range(24)))
+    local.close()
+
+
 def test_what_the_engine_refuses_is_the_same_error_here(engine_process, manifest):
     engine = RemoteEngine(engine_process.path)
     when_it_answers(engine, manifest)

@@ -7,7 +7,6 @@ that processes die of goes to the dead letters.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import platform
@@ -21,7 +20,7 @@ from functools import cache, partial
 
 import onnxruntime
 
-from graticule import __version__, formats
+from graticule import __version__
 from graticule.dead_letters import DeadLetter, DeadLetters, Death
 from graticule.errors import (
     BadInput,
@@ -35,24 +34,19 @@ from graticule.errors import (
     Trouble,
 )
 from graticule.events import Event, Events
-from graticule.jobs import Job, Lane, utc_now
+from graticule.jobs import Content, Job, Lane, utc_now
+from graticule.manifest import Manifest
 from graticule.records import Records
-from graticule.results import (
-    Artifact,
-    Failure,
-    ModelRef,
-    Result,
-    Timings,
-    WorkerInfo,
-    mask_key,
-)
+from graticule.results import Artifact, Failure, Measurements, ModelRef, Result, Timings, WorkerInfo
 from graticule.settings import Settings
 from graticule_workers.ended_records import EndedRecords
 from graticule_workers.engine.catalogue import Catalogue
 from graticule_workers.engine.pool import Engine
 from graticule_workers.engine.turnstile import Turnstile
 from graticule_workers.metrics import Metrics
-from graticule_workers.pipelines.segmentation import adjusted, applied, encode_mask, segment
+from graticule_workers.pipelines.answer import File, Model, Pipeline
+from graticule_workers.pipelines.segmentation import SegmentPicture
+from graticule_workers.pipelines.tensors import RunTensors
 from graticule_workers.suspects import MAX_DEATHS, Suspects
 
 log = logging.getLogger(__name__)
@@ -271,44 +265,45 @@ class Runner:
         with watch.time("route"):
             manifest = self.catalogue.resolve(job.model)
             provider = self.engine.load(manifest).provider
-            spec = adjusted(manifest.postprocessing, job.parameters)
+            pipeline = self._pipeline(job, manifest)
         with watch.time("fetch"):
             data = self.records.store.get_image(job.image)
-        with watch.time("decode"):
-            picture = formats.decode(
-                data, job.image.filename, frame=job.image.frame, max_pixels=self.settings.max_pixels
-            )
-        urgent = job.lane is Lane.INTERACTIVE
-        infer = partial(self.engine.infer, manifest, job=job.job_id, alone=alone, urgent=urgent)
-        found = segment(picture.pixels, manifest, spec, infer, watch.time)
+        answer = pipeline(data, self._model(job, manifest, alone=alone), watch.time)
         with watch.time("store"):
-            mask = self._store_mask(job, encode_mask(found.labels))
-        objects = found.measurements.objects
+            artifacts = {name: self._stored(file) for name, file in answer.files.items()}
         return Result(
             job=job,
             model=ModelRef(name=manifest.name, version=manifest.version, sha256=manifest.model.sha256),
-            image=picture.info,
-            parameters=applied(spec),
-            measurements=found.measurements,
-            calibration=picture.calibration,
-            confidence=sum(o.confidence for o in objects) / len(objects) if objects else None,
-            flags=found.flags,
+            image=answer.image,
+            parameters=answer.parameters,
+            measurements=answer.measurements,
+            calibration=answer.calibration,
+            confidence=answer.confidence,
+            flags=answer.flags,
             timings=_timings(queued, watch),
             provenance=_worker_info(provider),
-            artifacts={"mask": mask},
+            artifacts=artifacts,
             completed_at=utc_now(),
         )
 
-    def _store_mask(self, job: Job, data: bytes) -> Artifact:
-        sha256 = hashlib.sha256(data).hexdigest()
-        key = mask_key(job.job_id, sha256)
-        self.records.store.put("results", key, data, "image/png")
+    def _pipeline(self, job: Job, manifest: Manifest) -> Pipeline:
+        """What is to be done with the job. Raises InvalidParameters."""
+        if job.content is Content.TENSORS:
+            return RunTensors(job, manifest)
+        return SegmentPicture(job, manifest, self.settings.max_pixels)
+
+    def _model(self, job: Job, manifest: Manifest, *, alone: bool) -> Model:
+        how = {"job": job.job_id, "alone": alone, "urgent": job.lane is Lane.INTERACTIVE}
+        return Model(partial(self.engine.infer, manifest, **how), partial(self.engine.run, manifest, **how))
+
+    def _stored(self, file: File) -> Artifact:
+        self.records.store.put("results", file.key, file.data, file.media_type)
         return Artifact(
-            key=key,
-            media_type="image/png",
-            size=len(data),
-            sha256=sha256,
-            description="Each pixel holds the id of its object; 0 is background.",
+            key=file.key,
+            media_type=file.media_type,
+            size=len(file.data),
+            sha256=file.sha256,
+            description=file.description,
         )
 
     def _publish(self, outcome: Result | Failure) -> None:
@@ -321,11 +316,12 @@ class Runner:
 
 def _line(result: Result) -> str:
     stages = ", ".join(f"{stage} {seconds * 1000:.0f}" for stage, seconds in result.timings.model_dump().items())
-    measured = result.measurements
-    return (
-        f"job {result.job.job_id} {result.job.image.filename!r}: {measured.count} objects,"
-        f" {measured.area_fraction:.2%} of the area (ms: {stages})"
-    )
+    found = result.measurements
+    if isinstance(found, Measurements):
+        text = f"{found.count} objects, {found.area_fraction:.2%} of the area"
+    else:
+        text = f"{len(found.outputs)} output(s)"
+    return f"job {result.job.job_id} {result.job.image.filename!r}: {text} (ms: {stages})"
 
 
 def _wait(pause: float, deadline: float, error: Trouble) -> None:

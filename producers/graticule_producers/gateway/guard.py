@@ -109,7 +109,7 @@ class Guard:
         if answer.started:
             log.error("error %s: after the answer had begun", answer.request_id, exc_info=error)
             raise error
-        await unexpected(answer.request_id, error)(scope, _nothing_more, answer)
+        await unexpected(answer.request_id, error, scope["path"])(scope, _nothing_more, answer)
 
 
 def too_large(limit: int, found: str) -> Problem:
@@ -185,7 +185,7 @@ class _Body:
 
 async def _refuse(problem: Problem, scope: Scope, answer: _Answer) -> None:
     """Answer before any route was reached."""
-    await refusal(answer.request_id, problem)(scope, _nothing_more, answer)
+    await refusal(answer.request_id, problem, scope["path"])(scope, _nothing_more, answer)
 
 
 async def _nothing_more() -> Message:

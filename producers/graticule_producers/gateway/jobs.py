@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import Field
 
@@ -73,6 +73,12 @@ class Jobs:
             stream=order.stream,
             lane=order.lane,
         )
+        self._enter(Summary.of_job(job))
+        return job
+
+    def submit_tensors(self, file: BinaryIO, model: str) -> Job:
+        """Send a file of tensors that fit the model. `model`: name@version. Raises StoreUnavailable."""
+        job = self.submitter.submit_tensors(file, model, lane=Lane.INTERACTIVE)
         self._enter(Summary.of_job(job))
         return job
 

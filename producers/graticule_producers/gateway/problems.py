@@ -33,6 +33,10 @@ RETRY_SOON = 5
 """Seconds after which something that is away may be back."""
 
 
+SENTENCE_AS_ERROR = "/oip/"
+"""Below this path `error` holds the sentence, too: clients of the Open Inference Protocol show nothing else."""
+
+
 class ProblemDocument(BaseModel):
     """The body of every answer that is an error."""
 
@@ -40,7 +44,7 @@ class ProblemDocument(BaseModel):
     title: str = Field(description="The status in words.")
     status: int = Field(description="The HTTP status.")
     detail: str = Field(description="What was expected, what was found, what to do.")
-    error: str = Field(default="", description="Class of the error, where there is one.")
+    error: str = Field(default="", description="Class of the error, where there is one; below /oip the sentence.")
     id: str = Field(description="Stands in the gateway's log beside the reason.")
 
 
@@ -111,16 +115,16 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
         return _answer(request, problem_of(error), cause=error)
 
 
-def unexpected(request_id: str, error: BaseException) -> JSONResponse:
+def unexpected(request_id: str, error: BaseException, path: str) -> JSONResponse:
     """The answer when nobody foresaw the error."""
     log.error("error %s: unexpected %s", request_id, type(error).__name__, exc_info=error)
-    return _document(request_id, Problem(500, "Something went wrong in the gateway."))
+    return _document(request_id, Problem(500, "Something went wrong in the gateway."), path)
 
 
-def refusal(request_id: str, problem: Problem) -> JSONResponse:
+def refusal(request_id: str, problem: Problem, path: str) -> JSONResponse:
     """The answer to a request that reaches no route."""
     log.info("error %s: %d: %s", request_id, problem.status_code, problem.detail)
-    return _document(request_id, problem)
+    return _document(request_id, problem, path)
 
 
 def mistakes_of(error: ValidationError) -> str:
@@ -151,21 +155,22 @@ def _answer(request: Request, problem: HTTPException, cause: BaseException | Non
     )
     show = getattr(request.app.state, "error_page", None)
     if show and "text/html" in request.headers.get("accept", ""):
-        return show(request, _problem_document(request_id, problem), dict(problem.headers or {}))
-    return _document(request_id, problem)
+        return show(request, _problem_document(request_id, problem, ""), dict(problem.headers or {}))
+    return _document(request_id, problem, request.url.path)
 
 
-def _document(request_id: str, problem: HTTPException) -> JSONResponse:
-    body = _problem_document(request_id, problem)
+def _document(request_id: str, problem: HTTPException, path: str) -> JSONResponse:
+    body = _problem_document(request_id, problem, path)
     return JSONResponse(body.model_dump(), problem.status_code, dict(problem.headers or {}), media_type=MEDIA_TYPE)
 
 
-def _problem_document(request_id: str, problem: HTTPException) -> ProblemDocument:
+def _problem_document(request_id: str, problem: HTTPException, path: str) -> ProblemDocument:
+    error = problem.error if isinstance(problem, Problem) else ""
     return ProblemDocument(
         title=HTTPStatus(problem.status_code).phrase,
         status=problem.status_code,
         detail=str(problem.detail),
-        error=problem.error if isinstance(problem, Problem) else "",
+        error=str(problem.detail) if path.startswith(SENTENCE_AS_ERROR) else error,
         id=request_id,
     )
 

@@ -130,13 +130,13 @@ class Renderings:
             return formats.decode(data, image.filename, frame=image.frame, max_pixels=self.settings.max_pixels).pixels
 
     def _drawn(self, picture: Rgb, result: Result) -> Rgb:
-        return overlay(picture, self.labels(result), result.measurements.objects, self.colours(result))
+        return overlay(picture, self.labels(result), result.segmentation.objects, self.colours(result))
 
     def _coloured(self, result: Result) -> NDArray[np.uint8]:
         labels, colours = self.labels(result), self.colours(result)
         table = np.zeros((int(labels.max(initial=0)) + 1, 4), np.uint8)
         table[1:] = _rgba(PALETTE[0])
-        for found in result.measurements.objects:
+        for found in result.segmentation.objects:
             if found.id < len(table):
                 table[found.id] = _rgba(colours.get(found.class_name, PALETTE[0]))
         return table[labels]
@@ -150,7 +150,7 @@ class Renderings:
                 "geometry": {"type": "MultiPolygon", "coordinates": outline_of(labels, found.id, found.bounding_box)},
                 "properties": found.model_dump(mode="json", exclude={"id"}),
             }
-            for found in result.measurements.objects
+            for found in result.segmentation.objects
         ]
         collection = {"type": "FeatureCollection", "features": features, "properties": _picture_properties(result)}
         return json.dumps(collection, separators=(",", ":")).encode()
@@ -206,8 +206,8 @@ def _picture_properties(result: Result) -> dict[str, Any]:
         "job_id": result.job.job_id,
         "filename": result.job.image.filename,
         "model": f"{result.model.name}@{result.model.version}",
-        "width": result.image.width,
-        "height": result.image.height,
+        "width": result.picture.width,
+        "height": result.picture.height,
         "unit": "px; x to the right, y down, (0, 0) = centre of the first pixel",
     }
 

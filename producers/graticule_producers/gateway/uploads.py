@@ -121,6 +121,25 @@ async def read_upload(
     return upload
 
 
+async def read_body(request: Request, limit: int, too_long: str) -> Upload:
+    """The whole body as one file. Raises Problem (413) with the sentence `too_long` beyond `limit` bytes."""
+    upload = Upload()
+    try:
+        received = upload.add_file("")
+        if (length := request.headers.get("content-length", "")).isdigit() and int(length) > limit:
+            raise Problem(413, too_long, close=True)
+        async for chunk in request.stream():
+            await _off_loop_if_large(received.size, received.write, chunk)
+            if received.size > limit:
+                raise Problem(413, too_long, close=True)
+        received.file.seek(0)
+    except BaseException:
+        upload.resources.close()
+        raise
+    metrics.count_upload(received.size)
+    return upload
+
+
 def check_picture(received: UploadedFile, settings: Settings) -> None:
     """Raise Problem, UnreadableImage or ImageTooLarge unless the header is that of a picture within the limits."""
     head = received.file.read(64)

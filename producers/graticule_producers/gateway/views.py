@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, Field
 
+from graticule import __version__
 from graticule.job_index import Summary
-from graticule.jobs import Lane
+from graticule.jobs import Content, Job, Lane
 from graticule.results import Failure, Result
 from graticule_producers.gateway.jobs import Found
 
@@ -22,6 +23,7 @@ ARTIFACTS = (
     "objects.parquet",
     "objects.geojson",
 )
+TENSOR_ARTIFACTS = ("result.json", "outputs.safetensors")
 
 
 class JobView(BaseModel):
@@ -29,6 +31,7 @@ class JobView(BaseModel):
 
     job_id: str
     status: Literal["waiting", "succeeded", "failed"] = Field(description="waiting: not ended, at work or not.")
+    content: Content = Field(description="What was sent: a picture, or tensors.")
     model: str
     parameters: dict[str, Any]
     stream: str
@@ -49,6 +52,7 @@ class JobView(BaseModel):
         return cls(
             job_id=job.job_id,
             status=outcome.status if outcome else "waiting",
+            content=job.content,
             model=job.model,
             parameters=job.parameters,
             stream=job.stream,
@@ -60,7 +64,7 @@ class JobView(BaseModel):
             completed_at=outcome.completed_at if outcome else None,
             result=outcome if isinstance(outcome, Result) else None,
             failure=outcome if isinstance(outcome, Failure) else None,
-            links=links_of(job.job_id, succeeded=isinstance(outcome, Result)),
+            links=links_of(job, succeeded=isinstance(outcome, Result)),
         )
 
 
@@ -113,6 +117,8 @@ class ModelSummary(BaseModel):
 class Health(BaseModel):
     """Whether the gateway can work."""
 
+    service: Literal["graticule gateway"] = "graticule gateway"
+    version: str = Field(default=__version__, description="Version of the gateway.")
     status: Literal["ok", "not ready"]
     problems: list[str] = Field(default_factory=list, description="What does not answer.")
 
@@ -128,8 +134,11 @@ class QueueStatus(BaseModel):
     flower_url: str = Field(description="Flower's page, for browsers on the same machine; empty: not known.")
 
 
-def links_of(job_id: str, *, succeeded: bool) -> dict[str, str]:
+def links_of(job: Job, *, succeeded: bool) -> dict[str, str]:
     """Name -> path."""
-    base = f"{JOBS}/{job_id}"
-    names = ARTIFACTS if succeeded else ("image.png",)
+    base = f"{JOBS}/{job.job_id}"
+    if job.content is Content.TENSORS:
+        names = TENSOR_ARTIFACTS if succeeded else ()
+    else:
+        names = ARTIFACTS if succeeded else ("image.png",)
     return {"self": base, **{name: f"{base}/{name}" for name in names}}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -24,57 +23,16 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK")
 _SHOWN = 20
 
 
-def run_watch(
-    settings: Settings,
-    folder: Path,
-    *,
-    model: str,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    existing: bool = False,
-    once: bool = False,
-    limit: int | None = None,
-    duration: float | None = None,
-    recursive: bool = True,
-    polling: bool = False,
-    rescan: float = 30.0,
-    settle: float = 10.0,
-    stream: str | None = None,
-    lane: str = "bulk",
-    parameters: dict[str, Any] | None = None,
-    journal: Path | None = None,
-    write_back: bool = False,
-    legacy_fraction: bool = False,
-    on_submitted: OnSubmitted | None = None,
-) -> int:
-    """Watch until Ctrl-C, SIGTERM or what was asked for is reached.
+def run_watch(settings: Settings, *, on_submitted: OnSubmitted | None = None, **options: Any) -> int:  # noqa: ANN401
+    """Watch until Ctrl-C, SIGTERM or what was asked for is reached. `options`: the fields of `WatchOptions`.
 
     The exit code: 0 every picture was submitted, or stopped by a signal; 1 some were not; 2 it could not begin.
     """
     _quieten_libraries()
     try:
-        options = WatchOptions(
-            folder=folder,
-            model=model,
-            include=tuple(include),
-            exclude=tuple(exclude),
-            existing=existing,
-            once=once,
-            limit=limit,
-            duration=duration,
-            recursive=recursive,
-            polling=polling,
-            rescan=rescan,
-            settle=settle,
-            stream=stream,
-            lane=lane,  # pyright: ignore[reportArgumentType]  (pydantic turns it into a Lane, or says what is wrong)
-            parameters=parameters or {},
-            journal=journal,
-            write_back=write_back,
-            legacy_fraction=legacy_fraction,
-        )
+        wanted = WatchOptions.model_validate(options)
         with _stopped_by_signals() as stop:
-            summary = watch(options, settings, stop=stop, on_submitted=on_submitted)
+            summary = watch(wanted, settings, stop=stop, on_submitted=on_submitted)
     except ValidationError as error:
         for mistake in error.errors(include_url=False):
             where = ".".join(str(part) for part in mistake["loc"])
@@ -84,7 +42,7 @@ def run_watch(
         log.error("%s", error)
         return USAGE
     _tell(summary)
-    return OK if _has_done_its_work(options, summary) else INCOMPLETE
+    return OK if _has_done_its_work(wanted, summary) else INCOMPLETE
 
 
 def _has_done_its_work(options: WatchOptions, summary: WatchSummary) -> bool:

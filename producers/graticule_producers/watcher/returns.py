@@ -173,7 +173,7 @@ def legacy_fraction(result: Result) -> float | None:
 
     None without objects, where the older tool divided by zero.
     """
-    found, image = result.measurements, result.image
+    found, image = result.segmentation, result.picture
     if not found.count:
         return None
     return found.area_fraction * image.width * image.height / (found.count * image.height)

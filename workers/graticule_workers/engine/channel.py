@@ -89,6 +89,10 @@ class Segment:
         count = int(np.prod(shape))
         return np.frombuffer(self._map, np.float32, count).reshape(shape)
 
+    def view(self, size: int) -> memoryview:
+        """The segment's first bytes, without a copy."""
+        return memoryview(self._map)[:size]
+
 
 def bytes_of(shape: Sequence[int]) -> int:
     """Size of a float32 array."""

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from graticule.manifest import Manifest
 from graticule.settings import Settings
-from graticule_workers.engine.batcher import Batcher, Ran, Request, name_native_thread
+from graticule.tensors import Tensors
+from graticule_workers.engine.batcher import Batcher, Ran, Request, TensorRequest, name_native_thread
 from graticule_workers.engine.session import CPU, Array, Session, chosen_provider, load_session, usable_cores
 from graticule_workers.engine.streams import Plan, candidates, example, fastest, warm_up_shapes
 from graticule_workers.engine.turnstile import Turnstile
@@ -49,6 +50,7 @@ class LoadedModel:
             lone.run,
             [session.run for session in crowd],
             self.plan.batch,
+            tensors=lone.run_tensors,
             limit=manifest.batch_limit,
             turnstile=turnstile,
             ran=ran,
@@ -78,6 +80,10 @@ class LoadedModel:
     def infer(self, request: Request) -> Array:
         """Run the model on a request's pictures; blocks."""
         return self._batcher.infer(request)
+
+    def run(self, request: TensorRequest) -> Tensors:
+        """Run the model on tensors; blocks."""
+        return self._batcher.run(request)
 
     def close(self) -> None:
         """Finish what waits and let the sessions go."""

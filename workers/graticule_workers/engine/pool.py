@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +14,8 @@ from graticule.errors import InvalidManifest
 from graticule.manifest import Manifest, Task
 from graticule.registry import Registry
 from graticule.settings import Settings
-from graticule_workers.engine.batcher import Request, Running
+from graticule.tensors import Tensors
+from graticule_workers.engine.batcher import Request, Running, TensorRequest
 from graticule_workers.engine.model import LoadedModel
 from graticule_workers.engine.session import Array
 from graticule_workers.engine.turnstile import Turnstile
@@ -51,6 +53,12 @@ class Engine(Protocol):
 
         `job`: for the log; `alone`: with nothing else at work; `urgent`: before those that are not.
         """
+        ...
+
+    def run(
+        self, manifest: Manifest, feed: Tensors, *, job: str = "", alone: bool = False, urgent: bool = False
+    ) -> Tensors:
+        """Run a model's graph on its inputs as they are, by themselves; blocks. Otherwise as `infer`."""
         ...
 
     def keep(self, references: Collection[str]) -> None:
@@ -100,12 +108,24 @@ class ModelPool:
         started: Callable[[], None] = lambda: None,
     ) -> Array:
         """See `Engine.infer`; `started` is called when the run begins."""
-        request = Request(images, job, alone, urgent, started)
-        while True:
-            model = self._get(manifest)
-            with model.used():
-                if self._loaded.get(_key(manifest)) is model:  # else it was evicted in between
-                    return model.infer(request)
+        request = Request(images, job=job, alone=alone, urgent=urgent, started=started)
+        with self._held(manifest) as model:
+            return model.infer(request)
+
+    def run(
+        self,
+        manifest: Manifest,
+        feed: Tensors,
+        *,
+        job: str = "",
+        alone: bool = False,
+        urgent: bool = False,
+        started: Callable[[], None] = lambda: None,
+    ) -> Tensors:
+        """See `Engine.run`; `started` is called when the run begins."""
+        request = TensorRequest(feed, job=job, alone=alone, urgent=urgent, started=started)
+        with self._held(manifest) as model:
+            return model.run(request)
 
     def keep(self, references: Collection[str]) -> None:
         """See `Engine.keep`."""
@@ -136,6 +156,16 @@ class ModelPool:
             models, self._loaded = list(self._loaded.values()), {}
         for model in models:
             model.close()
+
+    @contextmanager
+    def _held(self, manifest: Manifest) -> Iterator[LoadedModel]:
+        """A model that is not unloaded meanwhile."""
+        while True:
+            model = self._get(manifest)
+            with model.used():
+                if self._loaded.get(_key(manifest)) is model:  # else it was evicted in between
+                    yield model
+                    return
 
     def _get(self, manifest: Manifest, started: Callable[[], None] = lambda: None) -> LoadedModel:
         key = _key(manifest)

@@ -15,6 +15,7 @@ import numpy as np
 from graticule.errors import GraticuleError, InvalidManifest
 from graticule.manifest import Manifest
 from graticule.registry import Registry
+from graticule.tensors import Tensors, decode, encode
 from graticule_workers.engine.channel import Channel, Segment, bytes_of
 from graticule_workers.engine.pool import ModelPool
 from graticule_workers.engine.session import Array
@@ -71,8 +72,12 @@ class EngineServer:
     def infer(self, images: Array, question: dict[str, Any], visitor: _Visitor) -> Array:
         """Run a model."""
         manifest = self._manifest(question["model"], question["sha256"])
-        how = {name: question[name] for name in ("job", "alone", "urgent")}
-        return self._pool.infer(manifest, images, **how, started=visitor.tell_start)
+        return self._pool.infer(manifest, images, **_how(question), started=visitor.tell_start)
+
+    def run(self, feed: Tensors, question: dict[str, Any], visitor: _Visitor) -> Tensors:
+        """Run a model's graph on its inputs."""
+        manifest = self._manifest(question["model"], question["sha256"])
+        return self._pool.run(manifest, feed, **_how(question), started=visitor.tell_start)
 
     def keep(self, references: list[str]) -> None:
         """Unload the rest."""
@@ -100,7 +105,7 @@ class _Visitor:
         self.channel = channel
         self._server = server
         self._segment: Segment | None = None
-        self._output: Array | None = None
+        self._output: Array | bytes = b""
 
     def serve(self) -> None:
         """Answer its questions until it hangs up."""
@@ -142,18 +147,38 @@ class _Visitor:
 
     def _do_infer(self, question: dict[str, Any], _: int | None) -> dict[str, Any]:
         assert self._segment is not None, "a segment comes before its images"
-        self._output = self._server.infer(self._segment.array(question["shape"]), question, self)
-        fits = self._output.nbytes <= self._segment.size
-        if fits:
-            self._place_output()
-        return {"shape": list(self._output.shape), "placed": fits}
+        output = self._server.infer(self._segment.array(question["shape"]), question, self)
+        return {"shape": list(output.shape), "placed": self._place_if_it_fits(output)}
+
+    def _do_run(self, question: dict[str, Any], _: int | None) -> dict[str, Any]:
+        assert self._segment is not None, "a segment comes before its tensors"
+        output = encode(self._server.run(decode(self._segment.view(question["size"])), question, self))
+        return {"size": len(output), "placed": self._place_if_it_fits(output)}
 
     def _do_place(self, _: dict[str, Any], __: int | None) -> None:
         """The output did not fit; meanwhile there is a larger segment."""
         self._place_output()
 
+    def _place_if_it_fits(self, output: Array | bytes) -> bool:
+        assert self._segment is not None
+        self._output = output
+        fits = _bytes_in(output) <= self._segment.size
+        if fits:
+            self._place_output()
+        return fits
+
     def _place_output(self) -> None:
         assert self._segment is not None
-        assert self._output is not None
-        assert bytes_of(self._output.shape) <= self._segment.size
-        np.copyto(self._segment.array(self._output.shape), self._output)
+        assert _bytes_in(self._output) <= self._segment.size
+        if isinstance(self._output, bytes):
+            self._segment.view(len(self._output))[:] = self._output
+        else:
+            np.copyto(self._segment.array(self._output.shape), self._output)
+
+
+def _bytes_in(output: Array | bytes) -> int:
+    return len(output) if isinstance(output, bytes) else bytes_of(output.shape)
+
+
+def _how(question: dict[str, Any]) -> dict[str, Any]:
+    return {name: question[name] for name in ("job", "alone", "urgent")}

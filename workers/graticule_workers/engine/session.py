@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from graticule.errors import DeviceUnavailable, InferenceFailed, InvalidManifest, OutOfMemory
 from graticule.manifest import Manifest
 from graticule.settings import Settings
+from graticule.tensors import Tensors
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,12 @@ _CUDA_OPTIONS = {
     "cudnn_conv_algo_search": "HEURISTIC",
     "arena_extend_strategy": "kSameAsRequested",
 }
+_GRAPH_TYPES = {
+    "float32": "tensor(float)",
+    "float16": "tensor(float16)",
+    "uint8": "tensor(uint8)",
+    "int64": "tensor(int64)",
+}
 _OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "alloc_failed")
 """How onnxruntime, CUDA and the C++ library say it; their exceptions have no class of their own."""
 
@@ -42,6 +49,7 @@ class Session:
         self._input = manifest.inputs[0].name
         self._output = manifest.outputs[0].name
         self._input_type = np.dtype(manifest.inputs[0].type)
+        self._outputs = [tensor.name for tensor in manifest.outputs]
         self._bound = self.provider != CPU
 
     def run(self, images: Array) -> Array:
@@ -50,8 +58,18 @@ class Session:
         try:
             output = self._run_bound(feed) if self._bound else self._session.run([self._output], {self._input: feed})[0]
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise _translated(error, images.shape) from error
+            what = f"{images.shape[0]} picture(s) of {images.shape[-2]} x {images.shape[-1]} px"
+            raise _translated(error, what) from error
         return cast("Array", output).astype(np.float32, copy=False)
+
+    def run_tensors(self, feed: Tensors) -> Tensors:
+        """Every output that the manifest names, for all inputs. Raises OutOfMemory, InferenceFailed."""
+        try:
+            found = cast("list[Array]", self._session.run(self._outputs, feed))
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
+            raise _translated(error, shapes) from error
+        return dict(zip(self._outputs, found, strict=True))
 
     def _run_bound(self, feed: Array) -> Array:
         """Input and output in the device's memory: one copy in, one out, nothing between the layers."""
@@ -100,10 +118,10 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _translated(error: Exception, shape: tuple[int, ...]) -> Exception:
+def _translated(error: Exception, what: str) -> Exception:
     text = str(error)
     if isinstance(error, MemoryError) or any(sign in text.lower() for sign in _OUT_OF_MEMORY):
-        return OutOfMemory(f"There was not enough memory to run {shape[0]} picture(s) of {shape[-2]} x {shape[-1]} px.")
+        return OutOfMemory(f"There was not enough memory to run {what}.")
     return InferenceFailed(f"The model could not be run: {text}.")
 
 
@@ -132,6 +150,11 @@ def _check_tensors(session: ort.InferenceSession, manifest: Manifest) -> None:
             if tensor.name not in names:
                 raise InvalidManifest(
                     f"{manifest.reference} has no tensor {tensor.name!r}: its ONNX file has {', '.join(names)}."
+                )
+            if names[tensor.name].type != _GRAPH_TYPES[tensor.type]:
+                raise InvalidManifest(
+                    f"Tensor {tensor.name!r} of {manifest.reference} is a {names[tensor.name].type}; its manifest says"
+                    f" {tensor.type}."
                 )
             if not _shapes_agree(tensor.shape, names[tensor.name].shape):
                 raise InvalidManifest(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,19 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from graticule import formats
 from graticule.errors import InvalidParameters
+from graticule.jobs import Job
 from graticule.manifest import Manifest, Postprocessing
-from graticule.results import Measurements
+from graticule.results import Measurements, mask_key
 from graticule_workers.analysis.instances import Labels, analyse
 from graticule_workers.analysis.probabilities import Output
 from graticule_workers.analysis.tally import Tally
+from graticule_workers.pipelines.answer import Answer, File, Model, Timed
 from graticule_workers.pipelines.preprocess import Source, padded_size, prepare, scaled_size
 from graticule_workers.pipelines.tiling import Blender, Grid, Restorer, Tile, lay_out, tile_size
 
 Infer = Callable[[NDArray[Any]], NDArray[Any]]
 """Runs the network and waits: batch x channels x height x width (float32) in, batch x classes x height x width out."""
-Timed = Callable[[str], AbstractContextManager[None]]
-"""`timed(stage)` adds the time within it to the stage: 'preprocess', 'infer' or 'analyse', each any number of times."""
 
 AT_ONCE = 4_194_304
 """Pixels of a picture up to which the outputs for all classes are held at a time."""
@@ -43,6 +44,46 @@ class Segmentation:
     measurements: Measurements
     flags: tuple[str, ...]
     """What was unusual about the picture."""
+
+
+class SegmentPicture:
+    """See `Pipeline`."""
+
+    def __init__(self, job: Job, manifest: Manifest, max_pixels: int) -> None:
+        """Raises InvalidParameters."""
+        self._job = job
+        self._manifest = manifest
+        self._spec = adjusted(manifest.postprocessing, job.parameters)
+        self._max_pixels = max_pixels
+
+    def __call__(self, data: bytes, model: Model, timed: Timed) -> Answer:
+        """Raises UnreadableImage, ImageTooLarge, UnfitImage, and whatever the model raises."""
+        image = self._job.image
+        with timed("decode"):
+            picture = formats.decode(data, image.filename, frame=image.frame, max_pixels=self._max_pixels)
+        found = segment(picture.pixels, self._manifest, self._spec, model.infer, timed)
+        with timed("store"):
+            mask = self._mask(encode_mask(found.labels))
+        objects = found.measurements.objects
+        return Answer(
+            measurements=found.measurements,
+            files={"mask": mask},
+            parameters=applied(self._spec),
+            image=picture.info,
+            calibration=picture.calibration,
+            confidence=sum(o.confidence for o in objects) / len(objects) if objects else None,
+            flags=found.flags,
+        )
+
+    def _mask(self, data: bytes) -> File:
+        sha256 = hashlib.sha256(data).hexdigest()
+        return File(
+            key=mask_key(self._job.job_id, sha256),
+            data=data,
+            sha256=sha256,
+            media_type="image/png",
+            description="Each pixel holds the id of its object; 0 is background.",
+        )
 
 
 def segment(pixels: NDArray[Any], manifest: Manifest, spec: Postprocessing, infer: Infer, timed: Timed) -> Segmentation:

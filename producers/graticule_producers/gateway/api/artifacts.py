@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from graticule.jobs import Job
-from graticule.results import RESULT_FILE, Failure, Result, result_prefix
+from graticule.jobs import Content
+from graticule.results import RESULT_FILE, Failure, Measurements, Result, result_prefix
+from graticule.tensors import MEDIA_TYPE
 from graticule_producers.gateway.api.jobs import JobId, Reading
 from graticule_producers.gateway.core import Core, Gateway
 from graticule_producers.gateway.problems import Problem, documented
@@ -50,7 +51,7 @@ async def result_json(request: Request, core: Core, _: Reading, job_id: JobId) -
 @router.get("/{job_id}/mask.png", response_class=Response, responses=_answers("image/png"))
 async def mask_png(request: Request, core: Core, _: Reading, job_id: JobId) -> Response:
     """The mask as it is stored: each pixel holds the id of its object, 0 is background."""
-    result = await _result(core, job_id)
+    result = await _segmented(core, job_id)
     tag = f"mask:{result.artifacts['mask'].sha256}"
     return await serve(request, lambda: core.renderings.mask(result), tag=tag, media_type="image/png")
 
@@ -58,7 +59,7 @@ async def mask_png(request: Request, core: Core, _: Reading, job_id: JobId) -> R
 @router.get("/{job_id}/layer.png", response_class=Response, responses=_answers("image/png"))
 async def layer_png(request: Request, core: Core, _: Reading, job_id: JobId, width: Width = None) -> Response:
     """The objects in the colours of their classes, on transparent ground: to lay over `image.png`."""
-    result = await _result(core, job_id)
+    result = await _segmented(core, job_id)
     tag = f"layer:{result.artifacts['mask'].sha256}:{result.model.sha256}:{width}"
     return await serve(request, lambda: core.renderings.layer_png(result, width), tag=tag, media_type="image/png")
 
@@ -73,7 +74,7 @@ async def overlay_webp(
     width: Width = None,
 ) -> Response:
     """The picture with its objects outlined, lightly filled and numbered."""
-    result = await _result(core, job_id)
+    result = await _segmented(core, job_id)
     tag = f"overlay:{result.artifacts['mask'].sha256}:{result.job.image.sha256}:{opacity}:{width}"
     return await serve(
         request,
@@ -86,7 +87,9 @@ async def overlay_webp(
 @router.get("/{job_id}/image.png", response_class=Response, responses=_answers("image/png"))
 async def image_png(request: Request, core: Core, _: Reading, job_id: JobId, width: Width = None) -> Response:
     """The picture, whatever its format, as one that every browser shows: 8 bits, stretched where it had more."""
-    job = await _job(core, job_id)
+    job = (await asyncio.to_thread(core.jobs.find, job_id)).job
+    if job.content is not Content.PICTURE:
+        raise Problem(404, f"The job {job_id} carried {job.content}, no picture.", error="NotFound")
     tag = f"picture:{job.image.sha256}:{job.image.frame}:{width}"
     return await serve(request, lambda: core.renderings.picture_png(job, width), tag=tag, media_type="image/png")
 
@@ -109,8 +112,19 @@ async def objects_geojson(request: Request, core: Core, _: Reading, job_id: JobI
     return await _table(request, core, job_id, "geojson")
 
 
-async def _table(request: Request, core: Gateway, job_id: str, kind: Literal["csv", "parquet", "geojson"]) -> Response:
+@router.get("/{job_id}/outputs.safetensors", response_class=Response, responses=_answers(MEDIA_TYPE))
+async def outputs(request: Request, core: Core, _: Reading, job_id: JobId) -> Response:
+    """The outputs of a job for tensors, in the safetensors layout."""
     result = await _result(core, job_id)
+    if "outputs" not in result.artifacts:
+        raise Problem(404, f"The job {job_id} carried no tensors.", error="NotFound")
+    stored = result.artifacts["outputs"]
+    tag = f"outputs:{stored.sha256}"
+    return await serve(request, lambda: core.store.get("results", stored.key), tag=tag, media_type=MEDIA_TYPE)
+
+
+async def _table(request: Request, core: Gateway, job_id: str, kind: Literal["csv", "parquet", "geojson"]) -> Response:
+    result = await _segmented(core, job_id)
     return await serve(
         request,
         lambda: core.renderings.objects(result, kind),
@@ -120,8 +134,13 @@ async def _table(request: Request, core: Gateway, job_id: str, kind: Literal["cs
     )
 
 
-async def _job(core: Gateway, job_id: str) -> Job:
-    return (await asyncio.to_thread(core.jobs.find, job_id)).job
+async def _segmented(core: Gateway, job_id: str) -> Result:
+    """As `_result`. Raises Problem (404) as well where nothing was segmented: there is no such artifact."""
+    result = await _result(core, job_id)
+    if not isinstance(result.measurements, Measurements):
+        text = f"The job {job_id} is of the kind {result.measurements.kind!r}: it has no objects and no mask."
+        raise Problem(404, text, error="NotFound")
+    return result
 
 
 async def _result(core: Gateway, job_id: str) -> Result:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from graticule.jobs import Job
 from graticule.results import Failure, Result
 from graticule_producers.gateway.core import Gateway
 from graticule_producers.gateway.jobs import Order
@@ -28,7 +29,11 @@ async def measured(core: Gateway, received: UploadedFile, model: str, parameters
     order = order_of(model, parameters)
     await asyncio.to_thread(core.models.resolve, model)
     await asyncio.to_thread(check_picture, received, core.settings)
-    job = await asyncio.to_thread(core.jobs.submit, received, order)
+    return await ended(core, await asyncio.to_thread(core.jobs.submit, received, order))
+
+
+async def ended(core: Gateway, job: Job) -> Result:
+    """Wait for the result of a job. Raises Problem: it failed (422), or is not done in time (503)."""
     outcomes = await core.jobs.outcomes([job], core.settings.gateway_max_wait)
     outcome = outcomes.get(job.job_id)
     if isinstance(outcome, Failure):

@@ -113,14 +113,14 @@ async def predict(
         result = await measured(core, the_picture(upload, "input_file"), name, parameters)
     if _PNG in accept and "application/json" not in accept:
         return Response(await asyncio.to_thread(core.renderings.binary_png, result), media_type=_PNG)
-    found = result.measurements
+    found = result.segmentation
     predictions = Predictions(
         job_id=result.job.job_id,
         count=found.count,
         area_fraction=found.area_fraction,
         mean_radius=found.mean_radius,
         objects=list(found.objects),
-        links=links_of(result.job.job_id, succeeded=True),
+        links=links_of(result.job, succeeded=True),
     )
     return Answer(status="OK", predictions=predictions)
 

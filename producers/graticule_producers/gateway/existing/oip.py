@@ -1,20 +1,33 @@
-"""`/oip/v2`: the Open Inference Protocol. Health and metadata; tensors cannot travel through the queue yet."""
+"""`/oip/v2`: the Open Inference Protocol, with its extension for binary data."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, BinaryIO
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Header, Path, Request, Response
 from pydantic import BaseModel, Field
 
 from graticule import __version__
 from graticule.errors import GraticuleError, UnknownModel
-from graticule.jobs import MODEL_PATTERN, VERSION_PATTERN
+from graticule.jobs import MODEL_PATTERN, VERSION_PATTERN, Job, Lane
 from graticule.manifest import Manifest, Tensor
+from graticule.results import Result
+from graticule.tensors import decode, largest_inputs
 from graticule_producers.gateway.api.jobs import Reading, Submitting
 from graticule_producers.gateway.core import Core, Gateway
+from graticule_producers.gateway.existing.asking import ended
+from graticule_producers.gateway.existing.oip_tensors import (
+    DATA_TYPES,
+    MOST_JSON,
+    InferResponse,
+    Question,
+    answer_head,
+    read_question,
+    too_much_json,
+)
 from graticule_producers.gateway.problems import Problem, documented
+from graticule_producers.gateway.uploads import Upload, read_body
 
 router = APIRouter(prefix="/oip/v2", tags=["open inference protocol"])
 
@@ -22,8 +35,56 @@ router = APIRouter(prefix="/oip/v2", tags=["open inference protocol"])
 Name = Annotated[str, Path(pattern=rf"^{MODEL_PATTERN}$", description="Name of a model.")]
 Version = Annotated[str, Path(pattern=rf"^{VERSION_PATTERN}$", description="Version of the model.")]
 
-_DATA_TYPES = {"float32": "FP32", "float16": "FP16", "uint8": "UINT8", "int64": "INT64"}
+HEADER_LENGTH = "Inference-Header-Content-Length"
+HeaderLength = Annotated[
+    int | None, Header(ge=0, alias=HEADER_LENGTH, description="Bytes of JSON; the values of the inputs follow them.")
+]
+
+_BINARY = "application/octet-stream"
 _REFUSALS = documented(401, 403, 404, 422, 429, 503)
+_TENSOR = {
+    "type": "object",
+    "required": ["name", "datatype", "shape"],
+    "properties": {
+        "name": {"type": "string"},
+        "datatype": {"type": "string", "enum": list(DATA_TYPES.values())},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}},
+        "data": {
+            "type": "array",
+            "items": {"type": "number"},
+            "description": "Row by row, or nested like the shape; absent when the values follow as bytes.",
+        },
+        "parameters": {"type": "object", "description": "binary_data_size: bytes of this input behind the JSON."},
+    },
+}
+_QUESTION = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "inputs": {"type": "array", "items": _TENSOR, "minItems": 1},
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {"name": {"type": "string"}, "parameters": {"type": "object"}},
+            },
+        },
+        "parameters": {"type": "object"},
+    },
+}
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
+_INFER: dict[str, Any] = {
+    "response_model": InferResponse,
+    "responses": {
+        200: {"content": {_BINARY: _BYTES}, "description": "The outputs; as bytes behind the JSON where asked for."},
+        **documented(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
+    },
+    "openapi_extra": {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _QUESTION}, _BINARY: _BYTES}}
+    },
+}
 
 
 class ServerMetadata(BaseModel):
@@ -55,7 +116,7 @@ class ModelMetadata(BaseModel):
 @router.get("", responses=documented(401, 403, 429))
 def server(_: Reading) -> ServerMetadata:
     """Name and version of the server."""
-    return ServerMetadata(name="graticule", version=__version__, extensions=[])
+    return ServerMetadata(name="graticule", version=__version__, extensions=["binary_tensor_data"])
 
 
 @router.get("/health/live", response_class=Response)
@@ -98,16 +159,62 @@ def model_version_ready(core: Core, _: Reading, name: Name, version: Version) ->
     return _readiness(core, f"{name}@{version}")
 
 
-@router.post("/models/{name}/infer", response_model=None, responses={**_REFUSALS, **documented(501)})
-def infer(core: Core, _: Submitting, name: Name) -> NoReturn:
-    """Jobs carry pictures; there are no jobs for tensors yet."""
-    raise _no_tensors(_known(core, name))
+@router.post("/models/{name}/infer", **_INFER)
+async def infer(
+    request: Request, core: Core, _: Submitting, name: Name, header_length: HeaderLength = None
+) -> Response:
+    """Run the version in production on tensors."""
+    return await _infer(request, core, name, header_length)
 
 
-@router.post("/models/{name}/versions/{version}/infer", response_model=None, responses={**_REFUSALS, **documented(501)})
-def infer_version(core: Core, _: Submitting, name: Name, version: Version) -> NoReturn:
-    """Jobs carry pictures; there are no jobs for tensors yet."""
-    raise _no_tensors(_known(core, f"{name}@{version}"))
+@router.post("/models/{name}/versions/{version}/infer", **_INFER)
+async def infer_version(
+    request: Request, core: Core, _: Submitting, name: Name, version: Version, header_length: HeaderLength = None
+) -> Response:
+    """Run a version on tensors."""
+    return await _infer(request, core, f"{name}@{version}", header_length)
+
+
+async def _infer(request: Request, core: Gateway, reference: str, header_length: int | None) -> Response:
+    """A job for the tensors of a request, and its outputs. The same tensors for the same version are the same job."""
+    _check_encoding(request)
+    manifest = await asyncio.to_thread(_known, core, reference)
+    await core.queues.admit(manifest.name, Lane.INTERACTIVE)
+    with await _read(request, core, manifest, header_length) as upload:
+        (body,) = upload.files
+        question = await asyncio.to_thread(read_question, body.file, body.size, header_length, manifest)
+        job = await asyncio.to_thread(_submit, core, question, body.file, manifest)
+    result = await ended(core, job)
+    return await asyncio.to_thread(_answer, core, manifest, question, result)
+
+
+async def _read(request: Request, core: Gateway, manifest: Manifest, header_length: int | None) -> Upload:
+    """The body, unless it is larger than anything that the model takes."""
+    if header_length is None:
+        return await read_body(request, MOST_JSON, too_much_json("this is more"))
+    values = largest_inputs(manifest) or core.settings.gateway_max_body
+    too_long = f"{manifest.reference} takes at most {values:,} bytes of values at once."
+    return await read_body(request, header_length + values, too_long)
+
+
+def _submit(core: Gateway, question: Question, body: BinaryIO, manifest: Manifest) -> Job:
+    with question.write(body) as file:
+        return core.jobs.submit_tensors(file, manifest.reference)
+
+
+def _answer(core: Gateway, manifest: Manifest, question: Question, result: Result) -> Response:
+    outputs = decode(core.store.get("results", result.artifacts["outputs"].key))
+    head, following = answer_head(manifest, question, outputs)
+    if not following:
+        return Response(head, media_type="application/json")
+    headers = {HEADER_LENGTH: str(len(head))}
+    return Response(b"".join([head, *following]), media_type=_BINARY, headers=headers)
+
+
+def _check_encoding(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise Problem(415, f"The body is compressed ({encoding[:40]!r}); expected it as it is.", close=True)
 
 
 def _metadata(core: Gateway, reference: str) -> ModelMetadata:
@@ -127,14 +234,6 @@ def _readiness(core: Gateway, reference: str) -> Response:
     return Response(status_code=200 if loaded else 503)
 
 
-def _no_tensors(manifest: Manifest) -> Problem:
-    return Problem(
-        501,
-        f"{manifest.reference} takes pictures (POST /api/v1/jobs); tensors cannot be sent through the queue yet.",
-        error="NotImplemented",
-    )
-
-
 def _known(core: Gateway, reference: str) -> Manifest:
     try:
         return core.models.resolve(reference)
@@ -144,4 +243,4 @@ def _known(core: Gateway, reference: str) -> Manifest:
 
 def _tensor(tensor: Tensor) -> TensorMetadata:
     shape: list[Any] = [size if isinstance(size, int) else -1 for size in tensor.shape]
-    return TensorMetadata(name=tensor.name, datatype=_DATA_TYPES[tensor.type], shape=shape)
+    return TensorMetadata(name=tensor.name, datatype=DATA_TYPES[tensor.type], shape=shape)

@@ -103,7 +103,7 @@ async def _png(request: Request, kind: str, result: Result, make: Callable[[], b
 
 def _record(result: Result) -> DefectRecord:
     job = result.job
-    mask = links_of(job.job_id, succeeded=True)["mask.png"]
+    mask = links_of(job, succeeded=True)["mask.png"]
     return DefectRecord.of(result, job.source.path or job.image.filename, mask)
 
 

@@ -48,7 +48,7 @@ export class Viewer {
       Objects: measurements.count,
       "Area fraction": percent(measurements.area_fraction),
       "Mean radius": measurements.mean_radius === null ? "–" : `${rounded(measurements.mean_radius)} px`,
-      Picture: `${image.width} × ${image.height}`,
+      Picture: `${image.width} × ${image.height} px`,
       Model: `${model.name} ${model.version}`,
       Work: `${(work * 1000).toFixed(0)} ms`,
     };
