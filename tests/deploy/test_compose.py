@@ -315,8 +315,17 @@ class TestServices:
         running.processes["worker"].wait()
         wait_for(lambda: running.health("worker").returncode != 0, 60, "the health check notices the dead worker")
         assert "No worker" in running.health("worker").stderr
+        refusals(running.lab)
+        status, body = http(running, "/api/v1/jobs?model=brightness", "admin_token", picture(9))
+        assert status == 202, body
+        job = f"/api/v1/jobs/{json.loads(body)['jobs'][0]['job_id']}"
+        assert json.loads(http(running, f"{job}/cancel", "admin_token", b"")[1])["status"] == "failed"
+        assert json.loads(http(running, f"{job}/retry", "admin_token", b"")[1])["status"] == "waiting"
         running.start("worker")
         running.wait_until_healthy("worker")
+        ended = json.loads(http(running, f"{job}?wait=30", "admin_token")[1])
+        assert ended["status"] == "succeeded", ended
+        assert refusals(running.lab) == []
         stopped(running.processes["gateway"])
         assert running.health("gateway").returncode == 1
         running.start("gateway")
