@@ -14,7 +14,7 @@ from graticule.errors import ParityFailed
 from graticule.registry import Registry
 from graticule.settings import load_settings
 from graticule.store import Store
-from graticule_exporters import folder, report
+from graticule_exporters import folder, frameworks, report
 from graticule_exporters.checking import check_model
 from graticule_exporters.conversion import Conversion, convert
 from graticule_exporters.inspection import inspect_source
@@ -24,7 +24,8 @@ from graticule_exporters.request import Request, make_request
 
 def run_inspect(source: Path, *, as_json: bool) -> int:
     """Print what a file is. Raises UnreadableModel."""
-    findings = inspect_source(source)
+    with frameworks.quiet():
+        findings = inspect_source(source)
     if as_json:
         print(json.dumps(findings.model_dump(mode="json"), indent=2, ensure_ascii=False))  # noqa: T201
     else:
@@ -40,8 +41,12 @@ def run_export(kind: str, given: dict[str, Any], *, push: bool, promote: bool) -
     """
     request = make_request(given)
     folder.claim(request.out)
-    network = open_network(kind, request)
-    conversion = convert(network, request)
+    _say(f"Reading {request.source.name} ...")
+    with frameworks.quiet():
+        network = open_network(kind, request)
+    _say("Converting it, and comparing the answers ...")
+    with frameworks.quiet():
+        conversion = convert(network, request)
     if not conversion.report.passed:
         folder.write_refusal(request, network, conversion)
         raise ParityFailed(
@@ -68,11 +73,28 @@ def open_network(kind: str, request: Request) -> Network:
 def _tell(request: Request, conversion: Conversion) -> None:
     size = (request.out / folder.MODEL_FILE).stat().st_size
     _say(f"{request.out}: {request.name}@{request.version}, {decimal(size)}. {report.success(conversion.report)}")
+    _say(_fed(conversion))
     if conversion.policy.reason:
         _say(conversion.policy.reason)
     if conversion.speed:
         times = ", ".join(f"{name} {value:.1f} ms" for name, value in conversion.speed.items())
         _say(f"One picture of {conversion.policy.size[0]} x {conversion.policy.size[1]} px here: {times}.")
+
+
+def _fed(conversion: Conversion) -> str:
+    """What cannot be seen in a network and makes a model useless when it is wrong."""
+    spec = conversion.draft.normalisation
+    words = {
+        "scale": "as 0..1",
+        "minmax": "stretched to 0..1, each by its own range",
+        "standardise": f"as (x - {_list(spec.mean)}) / {_list(spec.std)}, x in 0..1",
+        "physical": f"as (x - {_list(spec.mean)}) / {_list(spec.std)}, x in their own units",
+    }
+    return f"Pictures will be fed {words[spec.kind]}. If it was trained otherwise: --normalisation, --mean, --std."
+
+
+def _list(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)
 
 
 def _advice(request: Request) -> str:

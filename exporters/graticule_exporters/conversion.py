@@ -81,7 +81,12 @@ def _first_policy(network: Network, request: Request) -> Policy:
     _, _, height, width = picture.shape
     if isinstance(height, int) and isinstance(width, int):
         return Policy((height, width), 1, fixed=True)
-    multiple = sizes.multiple_of(network)
+    try:
+        multiple = sizes.multiple_of(network)
+    except ConversionFailed:
+        if request.size and sizes.takes(network, request.size):
+            return Policy(request.size, 1, fixed=True, reason="The network answers in another size at other sizes.")
+        raise
     wanted = request.size or network.hints.size or (sizes.USUAL, sizes.USUAL)
     return Policy(sizes.rounded(wanted, multiple), multiple, fixed=False)
 
@@ -142,7 +147,7 @@ def _narrowed(network: Network, request: Request, found: Conversion) -> Iterator
     fault = report.cases[report.worst]
     reason = (
         f"The converted network agrees at {policy.size[0]} x {policy.size[1]} px only: at {fault.size[0]} x"
-        f" {fault.size[1]} px, batch {fault.batch}, {fault.faults[0]}."
+        f" {fault.size[1]} px, batch {fault.batch}, {fault.faults[0].partition(": ")[0]}."
     )
     height, width = policy.size
     for batch in (None, 1):

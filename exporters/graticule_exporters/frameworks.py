@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
 import re
+import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from graticule.errors import MissingPart
+from graticule.errors import GraticuleError, MissingPart
 
 KERAS_EXTRA = "export-keras"
 TORCH_EXTRA = "export-torch"
@@ -66,7 +70,8 @@ def torch() -> Any:  # noqa: ANN401 (a module)
 
 
 def segmentation_models() -> Any:  # noqa: ANN401 (a module)
-    """segmentation_models_pytorch. Raises MissingPart."""
+    """segmentation_models_pytorch, which must not look for anything on the network. Raises MissingPart."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
     _load_torchvision()
     return _import("segmentation_models_pytorch", "Converting models of segmentation_models_pytorch", TORCH_EXTRA)
 
@@ -78,6 +83,32 @@ def transformers() -> Any:  # noqa: ANN401 (a module)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     _load_torchvision()
     return _import("transformers", "Converting SegFormer models", TORCH_EXTRA)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what the frameworks print, also from C++, to themselves. An unforeseen error brings it up again."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    kept = [os.dup(1), os.dup(2)]
+    with tempfile.TemporaryFile() as heard:
+        os.dup2(heard.fileno(), 1)
+        os.dup2(heard.fileno(), 2)
+        foreseen = False
+        try:
+            yield
+            foreseen = True
+        except GraticuleError:
+            foreseen = True
+            raise
+        finally:
+            for place, (stream, original) in enumerate(zip((sys.stdout, sys.stderr), kept, strict=True), 1):
+                stream.flush()
+                os.dup2(original, place)
+                os.close(original)
+            if not foreseen:
+                heard.seek(0)
+                sys.stderr.write(heard.read().decode(errors="replace"))
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -55,18 +55,24 @@ def inspect_source(path: Path) -> Findings:
     except MissingPart as missing:
         told = {"warnings": (f"To see more: {missing.advice}",)}
     config = train_config(path) if source.kind in (Kind.TORCH_PICKLE, Kind.TORCH_LEGACY) else None
-    command = told.pop("command", None) or _command(path, source.kind, config)
+    command = told.pop("command", None) or _command(path, source.kind, config, told.pop("family", ""))
     kind = f"Lightning checkpoint of {config.get('model', 'a network')}" if config else source.kind.value
     return Findings(file=path.name, kind=kind, sha256=source_sha256(path), **{"command": command, **told})
 
 
-def _command(path: Path, kind: Kind, config: dict[str, Any] | None) -> str:
-    name = COMMANDS.get(kind, "")
+def _command(path: Path, kind: Kind, config: dict[str, Any] | None, family: str) -> str:
+    name = family or COMMANDS.get(kind, "")
     if config and config.get("model") in ("segformer", "smp"):
         name = str(config["model"])
     if not name:
         return ""
-    more = " --network FILE.py:CLASS" if name == "torch" and kind in (Kind.TORCH_PICKLE, Kind.TORCH_LEGACY) else ""
+    more = ""
+    if name == "torch" and kind in (Kind.TORCH_PICKLE, Kind.TORCH_LEGACY, Kind.SAFETENSORS):
+        more = " --network FILE.py:CLASS"
+    elif name == "smp" and not config and path.is_file():
+        more = " --architecture ARCHITECTURE --encoder ENCODER"
+    elif name == "segformer" and not config and path.is_file():
+        more = " --encoder b0"
     return f"graticule export {name} {shlex.quote(str(path))} --name NAME --out FOLDER{more}"
 
 

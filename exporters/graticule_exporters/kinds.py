@@ -31,7 +31,6 @@ class Kind(StrEnum):
     SEGFORMER = "SegFormer, Hugging Face folder"
     SMP = "segmentation_models_pytorch folder"
     SAFETENSORS = "safetensors weights"
-    HDF5_WEIGHTS = "Keras weights without a network"
 
 
 COMMANDS: dict[Kind, str] = {
@@ -44,6 +43,7 @@ COMMANDS: dict[Kind, str] = {
     Kind.TORCH_PROGRAM: "torch",
     Kind.TORCH_PICKLE: "torch",
     Kind.TORCH_LEGACY: "torch",
+    Kind.SAFETENSORS: "torch",
     Kind.SEGFORMER: "segformer",
     Kind.SMP: "smp",
 }

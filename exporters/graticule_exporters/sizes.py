@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from graticule.errors import ConversionFailed
-from graticule_exporters.network import Array, Feed, Network, Port, Size
+from graticule_exporters.network import Feed, Network, Port, Size
 
 USUAL = 256
 """Pixels: the side that a network of free size is exported at when nobody names another."""
@@ -27,7 +27,7 @@ def multiple_of(network: Network) -> int:
     Raises ConversionFailed when the network answers in another size than it is asked in.
     """
     for multiple in MULTIPLES:
-        if _takes(network, _odd(LEAST_SIDE, multiple), _odd(1.5 * LEAST_SIDE, multiple)):
+        if takes(network, (_odd(LEAST_SIDE, multiple), _odd(1.5 * LEAST_SIDE, multiple))):
             return math.lcm(multiple, network.hints.multiple)
     raise ConversionFailed(
         f"The network answers no picture with one value for each of its pixels: tried sides that are multiples of"
@@ -35,6 +35,15 @@ def multiple_of(network: Network) -> int:
         data="No model was written.",
         advice="Let the network enlarge its answer as its last step, or export it for a fixed --size that it was made for.",
     )
+
+
+def takes(network: Network, size: Size) -> bool:
+    """Whether the network answers a picture of that size, with one value for each of its pixels if with a picture."""
+    try:
+        answers = network.run(example(network.inputs, size))
+    except Exception:  # each framework has its own way to say that a size does not fit
+        return False
+    return answers[0].ndim != 4 or answers[0].shape[2:] == size
 
 
 def gate_sizes(first: Size, multiple: int) -> tuple[Size, ...]:
@@ -60,13 +69,3 @@ def _odd(side: float, multiple: int) -> int:
     return (2 * max(0, round((side / multiple - 1) / 2)) + 1) * multiple
 
 
-def _takes(network: Network, height: int, width: int) -> bool:
-    try:
-        answers = network.run(example(network.inputs, (height, width)))
-    except Exception:  # each framework has its own way to say that a size does not fit
-        return False
-    return _is_as_large(answers[0], (height, width))
-
-
-def _is_as_large(answer: Array, size: Size) -> bool:
-    return answer.ndim != 4 or answer.shape[2:] == size

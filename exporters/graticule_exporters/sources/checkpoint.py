@@ -102,9 +102,17 @@ def describe(path: Path) -> dict[str, Any]:
     first, last = (f"{name} {tuple(tensor.shape)}" for name, tensor in (next(iter(state.items())), list(state.items())[-1]))
     facts["weights"] = f"{sum(tensor.numel() for tensor in state.values()):,} in {len(state)} tensors: {first} ... {last}"
     mean, deviation = constants(loaded)
+    told = {"facts": facts, "family": _family(state)}
     if mean:
         facts["mean"], facts["std"] = (", ".join(f"{value:g}" for value in values) for values in (mean, deviation))
-    return {"facts": facts}
+    return told
+
+
+def _family(state: Mapping[str, Any]) -> str:
+    """The kind of source that the names of the weights look like."""
+    if any("segformer." in name for name in state):
+        return "segformer"
+    return "smp" if any("segmentation_head." in name for name in state) else "torch"
 
 
 def _is_state(found: object) -> bool:

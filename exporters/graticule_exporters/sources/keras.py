@@ -141,7 +141,8 @@ def _kind(tensor: Any) -> str:  # noqa: ANN401 (a Keras tensor)
 
 def _output_names(model: Any) -> list[str]:  # noqa: ANN401 (a Keras model)
     """Names of the layers that answer, made different where two are alike."""
-    names = [str(name) for name in model.output_names]
+    # A Sequential model of Keras 3 has no names for its outputs.
+    names = [str(name) for name in getattr(model, "output_names", None) or [model.layers[-1].name]]
     taken = {_name(tensor) for tensor in model.inputs}
     made: list[str] = []
     for name in names:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,9 @@ _BACKBONES: dict[str, dict[str, Any]] = {
 }
 """The published sizes of the network (Xie et al. 2021, table 6)."""
 _LETTER = re.compile(r"(?<![a-z0-9])b[0-5](?![0-9])")
-_FIRST = re.compile(r"^(?P<before>.*)segformer\.encoder\.")
+_FIRST = re.compile(r"^(?P<before>.*?)(segformer|decode_head)\.")
+_FIRST_LAYER = re.compile(r"(patch_embeddings\.0|stages\.0\.patch_embeddings)\.proj\.weight$")
+"""As transformers 4 and 5 call it."""
 
 
 def open_network(request: Request) -> TorchNetwork:
@@ -45,15 +49,7 @@ def open_network(request: Request) -> TorchNetwork:
     config = train_config(request.source) or {}
     state = _network_state(request.source, state_of(request.source, loaded, request.state))
     settings = _settings(transformers, request, config, state)
-    model = transformers.SegformerForSemanticSegmentation(settings)
-    result = model.load_state_dict(state, strict=False)
-    if result.missing_keys or result.unexpected_keys:
-        raise damaged(
-            request.source,
-            "a SegFormer checkpoint",
-            f"its weights do not fit the network of {settings.depths} layers: {len(result.missing_keys)} are missing,"
-            f" {len(result.unexpected_keys)} belong to nothing",
-        )
+    model = _with_weights(transformers, request.source, settings, state)
     mean, deviation = constants(loaded)
     normalisation = Normalisation(kind="physical", mean=mean, std=deviation) if mean else None
     notes = {"train_config": config} if config else {}
@@ -100,11 +96,28 @@ def _enlarging(model: Any) -> Any:  # noqa: ANN401 (a module)
     return Enlarging()
 
 
+def _with_weights(transformers: Any, path: Path, settings: Any, state: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """By way of a Hugging Face folder: that way weights of older releases of transformers are known by their names."""
+    safetensors = importlib.import_module("safetensors.torch")
+    with tempfile.TemporaryDirectory() as folder:
+        settings.save_pretrained(folder)
+        tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
+        safetensors.save_file(tensors, str(Path(folder) / "model.safetensors"), metadata={"format": "pt"})
+        model, told = transformers.SegformerForSemanticSegmentation.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    faults = {kind: list(told[f"{kind}_keys"]) for kind in ("missing", "unexpected", "mismatched")}
+    if any(faults.values()):
+        words = ", ".join(f"{len(names)} are {kind}" for kind, names in faults.items() if names)
+        raise damaged(path, "a SegFormer checkpoint", f"its weights do not fit depths {settings.depths}: {words}")
+    return model
+
+
 def _network_state(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     """The network's own weights, without what Lightning put before their names, and without those of a loss."""
     match = next((found for name in state if (found := _FIRST.match(name))), None)
     if match is None:
-        raise damaged(path, "a SegFormer checkpoint", "its weights have no part 'segformer.encoder'")
+        raise damaged(path, "a SegFormer checkpoint", "its weights have no part 'segformer'")
     own = {name: tensor for name, tensor in state.items() if name.startswith(match["before"])}
     return without_prefix(own, match["before"]) if match["before"] else dict(own)
 
@@ -124,7 +137,7 @@ def _settings(transformers: Any, request: Request, config: Mapping[str, Any], st
             f" {beside.name!r} beside it.",
         )
     sizes = {**_BACKBONES[letter[0]], "num_labels": int(state["decode_head.classifier.weight"].shape[0])}
-    first = next(tensor for name, tensor in state.items() if name.endswith("patch_embeddings.0.proj.weight"))
+    first = next(tensor for name, tensor in state.items() if _FIRST_LAYER.search(name))
     return transformers.SegformerConfig(**sizes, num_channels=int(first.shape[1]))
 
 

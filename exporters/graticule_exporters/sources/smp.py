@@ -30,7 +30,7 @@ def open_network(request: Request) -> TorchNetwork:
     smp = frameworks.segmentation_models()
     if request.source.is_dir():
         module = _from_folder(smp, request)
-        return _ready(module, _preprocessing(smp, str(getattr(module, "name", ""))), trusted=False)
+        return _ready(module, None, trusted=False)
     loaded = load_checkpoint(request.source, trust=request.trust_source)
     state = without_prefix(state_of(request.source, loaded, request.state), "module.", "model.", "net.")
     config = train_config(request.source) or {}
@@ -44,9 +44,7 @@ def open_network(request: Request) -> TorchNetwork:
             advice="Name them, e.g. --architecture unet --encoder resnet34.",
         )
     module = _make(smp, request, state, architecture, encoder)
-    mean_and_deviation = constants(loaded)
-    normalisation = _own_normalisation(mean_and_deviation) or _imagenet(smp, encoder, config)
-    return _ready(module, normalisation, trusted=request.trust_source, notes=_notes(config))
+    return _ready(module, _normalisation(loaded), trusted=request.trust_source, notes=_notes(config))
 
 
 def _ready(module: Any, normalisation: Normalisation | None, *, trusted: bool, notes: Mapping[str, Any] | None = None) -> TorchNetwork:  # noqa: ANN401
@@ -109,26 +107,8 @@ def _channels(state: Mapping[str, Any]) -> int:
     return int(first.shape[1])
 
 
-def _preprocessing(smp: Any, name: str) -> Normalisation | None:  # noqa: ANN401
-    """Of a folder's network, whose name is like `u-resnet34`: that of its encoder."""
-    return _imagenet(smp, name.partition("-")[2], {"pretrained_weights": True})
-
-
-def _imagenet(smp: Any, encoder: str, config: Mapping[str, Any]) -> Normalisation | None:  # noqa: ANN401
-    """Networks whose encoder was trained on ImageNet are fed as it was."""
-    if config and not config.get("pretrained_weights"):
-        return None
-    try:
-        told = smp.encoders.get_preprocessing_params(encoder)
-    except Exception:  # an encoder without weights of its own has no such constants
-        return None
-    if not told.get("mean") or not told.get("std"):
-        return None
-    return Normalisation(kind="standardise", mean=tuple(told["mean"]), std=tuple(told["std"]))
-
-
-def _own_normalisation(found: tuple[tuple[float, ...], tuple[float, ...]]) -> Normalisation | None:
-    mean, deviation = found
+def _normalisation(loaded: object) -> Normalisation | None:
+    mean, deviation = constants(loaded)
     return Normalisation(kind="physical", mean=mean, std=deviation) if mean else None
 
 

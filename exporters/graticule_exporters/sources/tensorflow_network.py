@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -49,7 +47,8 @@ class TensorFlowNetwork(Network):
         self.origin = origin
         self.hints = hints or Hints()
         self._plain = function
-        self._function = self._traced(self._shapes)
+        # Traced for each shape anew: some layers of Keras 3 cannot be traced for a free size.
+        self._function = self._tensorflow.function(lambda *given: tuple(function(list(given))))
 
     def run(self, feed: Feed) -> list[Array]:
         """See Network."""
@@ -87,8 +86,7 @@ class TensorFlowNetwork(Network):
     def _converted(self, shapes: Sequence[Shape]) -> ModelProto:
         converter = frameworks.tf2onnx()
         function = self._traced(shapes)
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            model, _ = converter.convert.from_function(function, input_signature=function.input_signature, opset=OPSET)
+        model, _ = converter.convert.from_function(function, input_signature=function.input_signature, opset=OPSET)
         return in_order(model, [f"input_{place}" for place in range(len(shapes))])
 
 

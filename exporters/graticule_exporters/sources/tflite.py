@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -74,8 +72,7 @@ class TFLiteNetwork(Network):
         """See Network."""
         converter = frameworks.tf2onnx()
         try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                model, _ = converter.convert.from_tflite(str(self._path), opset=OPSET)
+            model, _ = converter.convert.from_tflite(str(self._path), opset=OPSET)
         except Exception as error:  # tf2onnx raises what its handlers meet
             raise ConversionFailed(
                 f"tf2onnx cannot say {self._path.name!r} in ONNX: {one_line(error)}. Its operators:"
@@ -120,7 +117,7 @@ def describe(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], str]:
 def _interpreter(path: Path) -> Any:  # noqa: ANN401 (an interpreter)
     tensorflow = frameworks.tensorflow()
     data = read_file(path)
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its move to another package
         try:
             # Without TensorFlow Lite's own kernels for x86: the plain ones are what the file means.

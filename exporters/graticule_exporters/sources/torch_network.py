@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -136,16 +134,9 @@ def _flat(answer: Any) -> list[Any]:  # noqa: ANN401 (tensors, in tuples, lists 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters print whole graphs when something is not supported, partly from C++."""
+    """The exporters warn of what they do in every case."""
     logging.getLogger("torch.onnx").setLevel(logging.CRITICAL)
     logging.getLogger("onnxscript").setLevel(logging.CRITICAL)
-    kept = os.dup(1)
-    with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        os.dup2(nowhere.fileno(), 1)
-        try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                yield
-        finally:
-            os.dup2(kept, 1)
-            os.close(kept)
+        yield
