@@ -90,14 +90,20 @@ def _export(
     ] = None,
     quantities: Annotated[
         list[str] | None,
-        typer.Option("--quantity", help="INPUT=NAME:LOW:HIGH[:UNIT]: the number that fills a second input; repeatable."),
+        typer.Option(
+            "--quantity", help="INPUT=NAME:LOW:HIGH[:UNIT]: the number that fills a second input; repeatable."
+        ),
     ] = None,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH to export at, in px. Default: 256x256.")] = None,
-    channels: Annotated[int | None, typer.Option(min=1, help="Channels of the picture. Default: 1 or 3, as it fits.")] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, help="Channels of the picture. Default: 1 or 3, as it fits.")
+    ] = None,
     network: Annotated[str, typer.Option(help="FILE.py:CLASS or MODULE:CLASS that makes the network; it is run.")] = "",
     network_options: Annotated[str, typer.Option(help="Arguments of the network's class, as JSON.")] = "",
     state: Annotated[str, typer.Option(help="Where the weights lie in the checkpoint, e.g. state_dict.")] = "",
-    architecture: Annotated[str, typer.Option(help="e.g. unet, deeplabv3plus, pspnet. Default: train_config.json.")] = "",
+    architecture: Annotated[
+        str, typer.Option(help="e.g. unet, deeplabv3plus, pspnet. Default: train_config.json.")
+    ] = "",
     encoder: Annotated[str, typer.Option(help="e.g. resnet34; of a SegFormer b0 ... b5. Default: as above.")] = "",
     pictures: Annotated[
         Path | None, typer.Option(help="Folder of pictures like those that it will see, for comparing and calibrating.")

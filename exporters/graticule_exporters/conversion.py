@@ -112,9 +112,7 @@ def _attempts(network: Network, policy: Policy) -> Iterator[Attempt]:
 
 
 def _examined(network: Network, request: Request, policy: Policy, attempt: Attempt) -> Conversion:
-    model = graph.finish(
-        attempt.model, network.inputs, network.outputs, channels_last=attempt.channels_last
-    )
+    model = graph.finish(attempt.model, network.inputs, network.outputs, channels_last=attempt.channels_last)
     draft = make_draft(request, network, model)
     if draft.strip_softmax:
         model = graph.without_softmax(model) or model
@@ -145,9 +143,10 @@ def _narrowed(network: Network, request: Request, found: Conversion) -> Iterator
     if not agrees_at(report, policy.size, 1):
         return
     fault = report.cases[report.worst]
+    what = fault.faults[0].partition(": ")[0]
     reason = (
         f"The converted network agrees at {policy.size[0]} x {policy.size[1]} px only: at {fault.size[0]} x"
-        f" {fault.size[1]} px, batch {fault.batch}, {fault.faults[0].partition(": ")[0]}."
+        f" {fault.size[1]} px, batch {fault.batch}, {what}."
     )
     height, width = policy.size
     for batch in (None, 1):
@@ -169,7 +168,12 @@ def _reduced(network: Network, request: Request, full: Conversion) -> Conversion
         report = gate.compare(network.run, runner(model), fed, f"{full.report.way}; {way}")
         speeds = milliseconds([full.model, model], fed[0].feed)
         found = Conversion(
-            model, full.draft, full.policy, report, fed[report.worst], dict(zip(("float32", request.precision), speeds, strict=True))
+            model,
+            full.draft,
+            full.policy,
+            report,
+            fed[report.worst],
+            dict(zip(("float32", request.precision), speeds, strict=True)),
         )
         if report.passed:
             return found

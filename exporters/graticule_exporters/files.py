@@ -16,9 +16,7 @@ def read_file(path: Path) -> bytes:
     except IsADirectoryError as error:
         raise UnreadableModel(f"{str(path)!r} is a folder, expected a file.", data="No model was written.") from error
     except OSError as error:
-        raise UnreadableModel(
-            f"Cannot read {str(path)!r}: {error.strerror}.", data="No model was written."
-        ) from error
+        raise UnreadableModel(f"Cannot read {str(path)!r}: {error.strerror}.", data="No model was written.") from error
     if not data:
         raise empty(path)
     return data
@@ -31,9 +29,7 @@ def check_file(path: Path) -> None:
         with path.open("rb"):
             pass
     except OSError as error:
-        raise UnreadableModel(
-            f"Cannot read {str(path)!r}: {error.strerror}.", data="No model was written."
-        ) from error
+        raise UnreadableModel(f"Cannot read {str(path)!r}: {error.strerror}.", data="No model was written.") from error
     if size == 0:
         raise empty(path)
 

@@ -19,7 +19,7 @@ PRODUCER = "graticule"
 LARGEST = 2 * 1024**3 - 1
 """Bytes: what one ONNX file without external data can hold."""
 
-_TYPES = {
+_TYPES: dict[int, str] = {
     TensorProto.FLOAT: "float32",
     TensorProto.FLOAT16: "float16",
     TensorProto.UINT8: "uint8",

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from graticule.errors import GraticuleError, MissingPart, UnreadableModel
 from graticule.jobs import Message
-from graticule_exporters import frameworks, graph
+from graticule_exporters import graph
 from graticule_exporters.files import damaged
 from graticule_exporters.folder import source_sha256
 from graticule_exporters.kinds import COMMANDS, HF_CONFIG, Kind, detect, read_json, train_config
@@ -51,7 +51,7 @@ def inspect_source(path: Path) -> Findings:
     """Look at a source. Raises UnreadableModel."""
     source = detect(path)
     try:
-        told = _LOOKS.get(source.kind, lambda _: {})(path)
+        told: dict[str, Any] = _LOOKS.get(source.kind, lambda _: {})(path)
     except MissingPart as missing:
         told = {"warnings": (f"To see more: {missing.advice}",)}
     config = train_config(path) if source.kind in (Kind.TORCH_PICKLE, Kind.TORCH_LEGACY) else None
@@ -143,7 +143,11 @@ def _look_at_saved_model(path: Path) -> dict[str, Any]:
 
 def _look_at_folder(path: Path) -> dict[str, Any]:
     config = read_json(path / HF_CONFIG)
-    facts = {name: str(config[name]) for name in ("architectures", "encoder_name", "depths", "num_channels") if name in config}
+    facts = {
+        name: str(config[name])
+        for name in ("architectures", "encoder_name", "depths", "num_channels")
+        if name in config
+    }
     classes = config.get("id2label")
     if isinstance(classes, dict):
         facts["classes"] = ", ".join(map(str, classes.values()))

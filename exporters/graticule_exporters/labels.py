@@ -11,7 +11,7 @@ from graticule.errors import BadInput
 from graticule.manifest import LabelTable
 
 INDEX = "index"
-_HEADING = re.compile(r"(?P<quantity>[^/\[(]+?)\s*(?:/\s*|\[|\()?\s*(?P<unit>[^\])]*)[\])]?\s*")
+_HEADING = re.compile(r"(?P<quantity>[^/\[(]+)([/\[(](?P<unit>.*))?")
 
 
 def read_table(path: Path, output: str) -> LabelTable:
@@ -42,8 +42,8 @@ def read_table(path: Path, output: str) -> LabelTable:
 def split_heading(heading: str) -> tuple[str, str]:
     """`Thickness / A` -> ('thickness', 'A'); `Scale / []` -> ('scale', '')."""
     match = _HEADING.fullmatch(heading)
-    quantity, unit = (match["quantity"], match["unit"]) if match else (heading, "")
-    return re.sub(r"\W+", "_", quantity.strip().lower()).strip("_"), unit.strip("[] ")
+    quantity, unit = (match["quantity"], match["unit"] or "") if match else (heading, "")
+    return re.sub(r"\W+", "_", quantity.strip().lower()).strip("_"), unit.strip("[]() ")
 
 
 def _values(path: Path, rows: list[list[str]], index: int | None, column: int) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""What the parity gate feeds: chance, and pictures like those that instruments give, prepared as workers prepare them."""
+"""What the parity gate feeds: chance, and pictures like those of instruments, prepared as workers prepare them."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from graticule.errors import MissingPart
 from graticule_exporters import frameworks
@@ -21,13 +21,27 @@ from graticule_exporters.running import runner
 
 HALF_LIMIT = 65504 / 4
 """Half of the range of half precision is kept for pictures that are brighter than those of the calibration."""
-QUANTISED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Concat", "MaxPool", "AveragePool", "Resize", "Relu")
+QUANTISED = (
+    "Conv",
+    "ConvTranspose",
+    "Gemm",
+    "MatMul",
+    "Add",
+    "Mul",
+    "Concat",
+    "MaxPool",
+    "AveragePool",
+    "Resize",
+    "Relu",
+)
 """Operators that may work on 8-bit integers; the others stay in float32."""
 CORE = ("Conv", "Gemm", "MatMul")
 """Operators that hold nearly all the work: what is tried when more than these is too coarse."""
 
 
-def reductions(model: ModelProto, precision: Precision, calibration: Sequence[Feed]) -> Iterable[tuple[str, ModelProto]]:
+def reductions(
+    model: ModelProto, precision: Precision, calibration: Sequence[Feed]
+) -> Iterable[tuple[str, ModelProto]]:
     """Ways to say a float32 graph in a smaller precision, the fastest first, each with a few words about it."""
     if precision == "float16":
         yield _half(model, calibration)
@@ -35,7 +49,10 @@ def reductions(model: ModelProto, precision: Precision, calibration: Sequence[Fe
         yield "int8: all that can be", _quantised(model, calibration, QUANTISED, [])
         yield "int8: convolutions and products", _quantised(model, calibration, CORE, [])
         ends = _end_nodes(model)
-        yield "int8: convolutions and products, without the first and the last", _quantised(model, calibration, CORE, ends)
+        yield (
+            "int8: convolutions and products, without the first and the last",
+            _quantised(model, calibration, CORE, ends),
+        )
 
 
 def overflowing(model: ModelProto, feeds: Sequence[Feed]) -> list[str]:
@@ -57,7 +74,20 @@ def _half(model: ModelProto, feeds: Sequence[Feed]) -> tuple[str, ModelProto]:
         warnings.simplefilter("ignore")  # it tells of every small weight that becomes 0
         half = module.convert_float_to_float16(_copy(model), keep_io_types=True, node_block_list=kept)
     words = f"fp16: {len(kept)} of {len(model.graph.node)} operators stay in fp32 because their numbers are too large"
-    return words if kept else "fp16", tidied(_inferred(half))
+    return words if kept else "fp16", tidied(_inferred(_without_repeats(half)))
+
+
+def _without_repeats(model: ModelProto) -> ModelProto:
+    """The converter casts a value once for each node that takes it, always under the same name."""
+    made: set[str] = set()
+    kept = []
+    for node in model.graph.node:
+        if not made.issuperset(node.output):
+            kept.append(NodeProto.FromString(node.SerializeToString()))
+        made.update(node.output)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    return model
 
 
 def _quantised(
@@ -106,7 +136,9 @@ def _with_all_outputs(model: ModelProto) -> ModelProto:
     shown = _inferred(_copy(model))
     ends = {value.name for value in shown.graph.output}
     floats = [
-        value for value in shown.graph.value_info if value.type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
+        value
+        for value in shown.graph.value_info
+        if value.type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
     ]
     shown.graph.output.extend(value for value in floats if value.name not in ends)
     return shown

@@ -75,7 +75,7 @@ class Request(Message):
     precision: Annotated[Precision, BeforeValidator(_precision)] = "float32"
     trust_source: bool = False
     network: str = ""
-    network_options: Annotated[dict[str, Any], BeforeValidator(_options)] = {}
+    network_options: Annotated[dict[str, Any], BeforeValidator(_options)] = Field(default_factory=dict)
     state: str = ""
     architecture: str = ""
     encoder: str = ""
@@ -86,7 +86,9 @@ class Request(Message):
         for place, text in enumerate(self.labels):
             output, equals, path = text.rpartition("=")
             if not equals and place >= len(outputs):
-                raise BadInput(f"There are more --labels than outputs ({', '.join(outputs)}).", data="Nothing was done.")
+                raise BadInput(
+                    f"There are more --labels than outputs ({', '.join(outputs)}).", data="Nothing was done."
+                )
             tables.append(read_table(Path(path), output if equals else outputs[place]))
         return tuple(tables)
 
@@ -118,5 +120,6 @@ def _quantity(text: str, rest: str) -> Quantity:
         return Quantity(name=name, low=float(low), high=float(high), unit=unit[0] if unit else "")
     except (ValueError, ValidationError) as error:
         raise BadInput(
-            f"--quantity: expected INPUT=NAME:LOW:HIGH[:UNIT] with LOW < HIGH, found {text!r}.", data="Nothing was done."
+            f"--quantity: expected INPUT=NAME:LOW:HIGH[:UNIT] with LOW < HIGH, found {text!r}.",
+            data="Nothing was done.",
         ) from error

@@ -33,7 +33,7 @@ def multiple_of(network: Network) -> int:
         f"The network answers no picture with one value for each of its pixels: tried sides that are multiples of"
         f" {', '.join(map(str, MULTIPLES))} px. A worker needs an answer as large as the picture.",
         data="No model was written.",
-        advice="Let the network enlarge its answer as its last step, or export it for a fixed --size that it was made for.",
+        advice="Let the network enlarge its answer as its last step, or name the fixed --size that it was made for.",
     )
 
 
@@ -50,7 +50,7 @@ def gate_sizes(first: Size, multiple: int) -> tuple[Size, ...]:
     """The export size and two others, of another shape, at odd multiples: an accident of powers of two would show."""
     height, width = first
     others = ((0.75 * height, 1.3 * width), (0.6 * height, 0.4 * width))
-    return (first, *(tuple(max(_odd(side, multiple), multiple) for side in size) for size in others))  # type: ignore[return-value]
+    return (first, *((_odd(tall, multiple), _odd(wide, multiple)) for tall, wide in others))
 
 
 def rounded(size: Size, multiple: int) -> Size:
@@ -67,5 +67,3 @@ def example(inputs: tuple[Port, ...], size: Size, batch: int = 1) -> Feed:
 def _odd(side: float, multiple: int) -> int:
     """The odd multiple that comes nearest to a length."""
     return (2 * max(0, round((side / multiple - 1) / 2)) + 1) * multiple
-
-

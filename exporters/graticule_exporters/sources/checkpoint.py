@@ -59,7 +59,11 @@ def state_of(path: Path, loaded: object, key: str = "") -> dict[str, Any]:
     if isinstance(found, Mapping) and not key:
         found = next((found[name] for name in STATE_KEYS if _is_state(found.get(name))), found)
     if not _is_state(found):
-        told = f"its parts are {', '.join(map(str, list(found)[:8]))}" if isinstance(found, Mapping) else f"it holds a {type(found).__name__}"
+        told = (
+            f"its parts are {', '.join(map(str, list(found)[:8]))}"
+            if isinstance(found, Mapping)
+            else f"it holds a {type(found).__name__}"
+        )
         raise UnreadableModel(
             f"{path.name!r} holds no weights by name: {told}.",
             data="No model was written.",
@@ -99,8 +103,12 @@ def describe(path: Path) -> dict[str, Any]:
         state = state_of(path, loaded)
     except UnreadableModel as error:
         return {"facts": facts, "warnings": (error.summary,)}
-    first, last = (f"{name} {tuple(tensor.shape)}" for name, tensor in (next(iter(state.items())), list(state.items())[-1]))
-    facts["weights"] = f"{sum(tensor.numel() for tensor in state.values()):,} in {len(state)} tensors: {first} ... {last}"
+    first, last = (
+        f"{name} {tuple(tensor.shape)}" for name, tensor in (next(iter(state.items())), list(state.items())[-1])
+    )
+    facts["weights"] = (
+        f"{sum(tensor.numel() for tensor in state.values()):,} in {len(state)} tensors: {first} ... {last}"
+    )
     mean, deviation = constants(loaded)
     told = {"facts": facts, "family": _family(state)}
     if mean:

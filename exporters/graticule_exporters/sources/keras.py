@@ -102,7 +102,7 @@ def _check_trust(request: Request, config: dict[str, Any]) -> bool:
     return bool(code)
 
 
-def _network(request: Request, load: Any, version: str, trusted: bool) -> TensorFlowNetwork:  # noqa: ANN401, FBT001
+def _network(request: Request, load: Any, version: str, trusted: bool) -> TensorFlowNetwork:  # noqa: ANN401
     try:
         model = load()
     except (OSError, EOFError) as error:
@@ -121,7 +121,13 @@ def _network(request: Request, load: Any, version: str, trusted: bool) -> Tensor
 
     def call(given: list[Any]) -> list[Any]:
         answer = model(given if len(given) > 1 else given[0], training=False)
-        return list(answer.values()) if isinstance(answer, dict) else list(answer) if isinstance(answer, list | tuple) else [answer]
+        return (
+            list(answer.values())
+            if isinstance(answer, dict)
+            else list(answer)
+            if isinstance(answer, list | tuple)
+            else [answer]
+        )
 
     return TensorFlowNetwork(
         call,

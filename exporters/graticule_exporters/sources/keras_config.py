@@ -63,4 +63,6 @@ def _objects(value: object) -> Iterator[dict[str, Any]]:
 
 
 def _is_own(module: object) -> bool:
-    return module is None or (isinstance(module, str) and module.split(".")[0] in ("keras", "tf_keras", "builtins", "tensorflow"))
+    return module is None or (
+        isinstance(module, str) and module.split(".")[0] in ("keras", "tf_keras", "builtins", "tensorflow")
+    )

@@ -56,7 +56,10 @@ def describe(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if signature is None:
         return (), ()
     told = (
-        tuple(f"{name}: {' x '.join(str(size.size) if size.size > 0 else '?' for size in tensor.tensor_shape.dim)}" for name, tensor in sorted(part.items()))
+        tuple(
+            f"{name}: {' x '.join(str(size.size) if size.size > 0 else '?' for size in tensor.tensor_shape.dim)}"
+            for name, tensor in sorted(part.items())
+        )
         for part in (signature.inputs, signature.outputs)
     )
     inputs, outputs = told
@@ -68,7 +71,8 @@ def _signature(path: Path, loaded: Any) -> Any:  # noqa: ANN401 (a function of T
     if SIGNATURE not in signatures:
         known = ", ".join(signatures) or "none"
         raise ConversionFailed(
-            f"The SavedModel {path.name!r} has no signature {SIGNATURE!r}; it has {known}.", data="No model was written."
+            f"The SavedModel {path.name!r} has no signature {SIGNATURE!r}; it has {known}.",
+            data="No model was written.",
         )
     return signatures[SIGNATURE]
 

@@ -53,7 +53,9 @@ def open_network(request: Request) -> TorchNetwork:
     mean, deviation = constants(loaded)
     normalisation = Normalisation(kind="physical", mean=mean, std=deviation) if mean else None
     notes = {"train_config": config} if config else {}
-    return _ready(model, Hints(normalisation, multiple=STRIDE, classes=_classes(settings), notes=notes), request.trust_source)
+    return _ready(
+        model, Hints(normalisation, multiple=STRIDE, classes=_classes(settings), notes=notes), request.trust_source
+    )
 
 
 def _open_folder(transformers: Any, folder: Path) -> TorchNetwork:  # noqa: ANN401
@@ -69,7 +71,7 @@ def _open_folder(transformers: Any, folder: Path) -> TorchNetwork:  # noqa: ANN4
     return _ready(model, hints, trusted=False)
 
 
-def _ready(model: Any, hints: Hints, trusted: bool) -> TorchNetwork:  # noqa: ANN401, FBT001
+def _ready(model: Any, hints: Hints, trusted: bool) -> TorchNetwork:  # noqa: ANN401
     module = _enlarging(model)
     network = TorchNetwork(
         module, [picture_port(int(model.config.num_channels))], packages=PACKAGES, hints=hints, trusted=trusted
@@ -89,9 +91,7 @@ def _enlarging(model: Any) -> Any:  # noqa: ANN401 (a module)
 
         def forward(self, pixels: Any) -> Any:  # noqa: ANN401 (tensors)
             logits = self.model(pixel_values=pixels, return_dict=False)[0]
-            return torch.nn.functional.interpolate(
-                logits, size=pixels.shape[-2:], mode="bilinear", align_corners=False
-            )
+            return torch.nn.functional.interpolate(logits, size=pixels.shape[-2:], mode="bilinear", align_corners=False)
 
     return Enlarging()
 
@@ -130,8 +130,8 @@ def _settings(transformers: Any, request: Request, config: Mapping[str, Any], st
     letter = _LETTER.search(name.lower())
     if letter is None:
         raise BadInput(
-            f"{request.source.name!r} does not say which size of SegFormer it is: expected b0 ... b5 in config_name of a"
-            f" train_config.json beside it, found {name!r}.",
+            f"{request.source.name!r} does not say which size of SegFormer it is: expected b0 ... b5 in config_name of"
+            f" a train_config.json beside it, found {name!r}.",
             data="No model was written.",
             advice="Name it, e.g. --encoder b0, or put the Hugging Face config.json into a folder"
             f" {beside.name!r} beside it.",

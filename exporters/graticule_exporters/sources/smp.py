@@ -47,7 +47,13 @@ def open_network(request: Request) -> TorchNetwork:
     return _ready(module, _normalisation(loaded), trusted=request.trust_source, notes=_notes(config))
 
 
-def _ready(module: Any, normalisation: Normalisation | None, *, trusted: bool, notes: Mapping[str, Any] | None = None) -> TorchNetwork:  # noqa: ANN401
+def _ready(
+    module: Any,  # noqa: ANN401
+    normalisation: Normalisation | None,
+    *,
+    trusted: bool,
+    notes: Mapping[str, Any] | None = None,
+) -> TorchNetwork:
     channels = _channels(module.state_dict())
     hints = Hints(normalisation=normalisation, multiple=STRIDE, notes=dict(notes or {}))
     network = TorchNetwork(module, [picture_port(channels)], packages=PACKAGES, hints=hints, trusted=trusted)
@@ -79,7 +85,8 @@ def _make(smp: Any, request: Request, state: Mapping[str, Any], architecture: st
         module = smp.create_model(known[_plain(architecture)], encoder_name=encoder, encoder_weights=None, **options)
     except Exception as error:  # KeyError for an unknown encoder, TypeError for unknown options
         raise BadInput(
-            f"segmentation_models_pytorch cannot make {architecture} with the encoder {encoder!r}: {one_line(error, 160)}.",
+            f"segmentation_models_pytorch cannot make {architecture} with the encoder {encoder!r}:"
+            f" {one_line(error, 160)}.",
             data="No model was written.",
         ) from error
     missing, unexpected = _load(request.source, module, state)

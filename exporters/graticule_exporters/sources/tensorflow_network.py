@@ -101,7 +101,9 @@ def in_order(model: ModelProto, names: Sequence[str]) -> ModelProto:
     found = {value.name.partition(":")[0]: value for value in model.graph.input}
     if set(found) != set(names):
         unused = sorted(set(names) - set(found))
-        raise ConversionFailed(f"The network does not use its input(s) {', '.join(unused)}.", data="No model was written.")
+        raise ConversionFailed(
+            f"The network does not use its input(s) {', '.join(unused)}.", data="No model was written."
+        )
     copies = [ValueInfoProto.FromString(found[name].SerializeToString()) for name in names]
     del model.graph.input[:]
     model.graph.input.extend(copies)

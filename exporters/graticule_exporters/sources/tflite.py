@@ -108,7 +108,10 @@ def describe(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """For `inspect`: inputs, outputs, and the operators with their numbers."""
     interpreter = _interpreter(path)
     inputs, outputs = (
-        tuple(f"{told['name']}: {' x '.join(str(size) if size > 0 else '?' for size in _raw_shape(told))}" for told in some)
+        tuple(
+            f"{told['name']}: {' x '.join(str(size) if size > 0 else '?' for size in _raw_shape(told))}"
+            for told in some
+        )
         for some in (interpreter.get_input_details(), interpreter.get_output_details())
     )
     return inputs, outputs, _operators(interpreter)
@@ -122,7 +125,8 @@ def _interpreter(path: Path) -> Any:  # noqa: ANN401 (an interpreter)
         try:
             # Without TensorFlow Lite's own kernels for x86: the plain ones are what the file means.
             interpreter = tensorflow.lite.Interpreter(
-                model_content=data, experimental_op_resolver_type=tensorflow.lite.experimental.OpResolverType.BUILTIN_REF
+                model_content=data,
+                experimental_op_resolver_type=tensorflow.lite.experimental.OpResolverType.BUILTIN_REF,
             )
         except (ValueError, RuntimeError) as error:
             raise damaged(path, "a TensorFlow Lite file", one_line(error)) from error

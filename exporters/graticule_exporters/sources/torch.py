@@ -10,12 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from graticule.errors import BadInput, UnreadableModel
+from graticule.errors import BadInput, ConversionFailed, UnreadableModel
 from graticule_exporters import frameworks
 from graticule_exporters.files import damaged
 from graticule_exporters.graph import one_line
 from graticule_exporters.kinds import Kind, detect
-from graticule_exporters.network import Port
+from graticule_exporters.network import Port, Size
 from graticule_exporters.request import Request
 from graticule_exporters.sources.checkpoint import load_checkpoint, state_of, without_prefix
 from graticule_exporters.sources.torch_network import TorchNetwork, picture_port
@@ -59,13 +59,16 @@ def _port(request: Request, module: Any) -> Port:  # noqa: ANN401 (a module)
     if request.channels:
         return picture_port(request.channels)
     size = request.size or SIZE
-    for channels in CHANNELS:
-        try:
-            TorchNetwork(module, [picture_port(channels)]).name_outputs(size)
-        except Exception:  # whatever the module raises: it wants another number
-            continue
-        return picture_port(channels)
-    return picture_port(CHANNELS[0])
+    fitting = (channels for channels in CHANNELS if _runs(module, channels, size))
+    return picture_port(next(fitting, CHANNELS[0]))
+
+
+def _runs(module: Any, channels: int, size: Size) -> bool:  # noqa: ANN401 (a module)
+    try:
+        TorchNetwork(module, [picture_port(channels)]).name_outputs(size)
+    except ConversionFailed:
+        return False
+    return True
 
 
 def _load_script(path: Path) -> Any:  # noqa: ANN401 (a module)
@@ -102,14 +105,15 @@ def _with_weights(request: Request, loaded: object) -> Any:  # noqa: ANN401 (a m
             f"{request.source.name!r} holds weights ({first}, ...) but not the network that they belong to.",
             data="No model was written.",
             advice="Name the class that makes it: --network network.py:MyNet, with its arguments as"
-            ' --network-options \'{"classes": 2}\'.',
+            " --network-options '{\"classes\": 2}'.",
         )
     module = _make(request)
     missing, unexpected = module.load_state_dict(state, strict=False)
     if missing or unexpected:
         raise BadInput(
-            f"The weights do not fit {request.network}: {len(missing)} are missing ({', '.join(missing[:3]) or 'none'}),"
-            f" {len(unexpected)} belong to nothing ({', '.join(unexpected[:3]) or 'none'}).",
+            f"The weights do not fit {request.network}: {len(missing)} are missing"
+            f" ({', '.join(missing[:3]) or 'none'}), {len(unexpected)} belong to nothing"
+            f" ({', '.join(unexpected[:3]) or 'none'}).",
             data="No model was written.",
             advice="Give the arguments that it was trained with as --network-options.",
         )

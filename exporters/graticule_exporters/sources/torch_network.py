@@ -26,7 +26,13 @@ class TorchNetwork(Network):
     """Any module that takes tensors and gives one, or several."""
 
     def __init__(
-        self, module: Any, inputs: Sequence[Port], *, packages: Sequence[str] = (), hints: Hints | None = None, trusted: bool = False  # noqa: ANN401
+        self,
+        module: Any,  # noqa: ANN401
+        inputs: Sequence[Port],
+        *,
+        packages: Sequence[str] = (),
+        hints: Hints | None = None,
+        trusted: bool = False,
     ) -> None:
         """`module` takes the inputs in their order. Raises ConversionFailed when it does not run."""
         self._torch = frameworks.torch()
@@ -34,7 +40,10 @@ class TorchNetwork(Network):
         self.inputs = tuple(inputs)
         self.hints = hints or Hints()
         self.origin = Origin(
-            "pytorch", str(self._torch.__version__), frameworks.versions("torch", "onnx", "onnxruntime", *packages), trusted
+            "pytorch",
+            str(self._torch.__version__),
+            frameworks.versions("torch", "onnx", "onnxruntime", *packages),
+            trusted,
         )
         self.outputs = ("output",)
 
