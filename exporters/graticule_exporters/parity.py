@@ -30,7 +30,9 @@ class Limits(Message):
         description="Largest difference of a number, as a share of the largest number answered, or of 1 if that is"
         " smaller."
     )
-    mask_iou: float = Field(description="Least intersection over union of the masks.")
+    mask_iou: float = Field(
+        description="Least intersection over union of the masks: in fp32 of each case, else of all pictures together."
+    )
     area_fraction: float = Field(description="Largest difference of the share of the picture that the mask takes.")
     label_changes: float = Field(description="Largest share of pixels (or answers) that get another label.")
 
@@ -50,7 +52,7 @@ class Comparison(Message):
     inputs: str = Field(description="What was fed.")
     batch: int
     size: tuple[int, int] = Field(description="Height and width, in pixels.")
-    real: bool = Field(description="Looks like what an instrument gives.")
+    real: bool = Field(description="Looks like what the network will see.")
     max_difference: float = Field(description="Largest absolute difference over all outputs; inf: another shape.")
     mean_difference: float = Field(description="Mean absolute difference.")
     scale: float = Field(description="Largest absolute number that the trained network answered, at least 1.")
@@ -98,7 +100,7 @@ class Gate:
 
     def compare(self, trained: Answer, converted: Answer, cases: Iterable[Case], way: str) -> Report:
         """Compare two networks on all cases. A converted network that fails to run differs infinitely."""
-        compared = tuple(self._compare(trained, converted, case) for case in cases)
+        compared = self._pooled([self._compare(trained, converted, case) for case in cases])
         return Report(
             passed=all(one.passed for one in compared),
             precision=self.precision,
@@ -110,8 +112,22 @@ class Gate:
             largest_label_changes=max(
                 (one.label_changes for one in compared if one.label_changes is not None), default=None
             ),
-            cases=compared,
+            cases=tuple(compared),
         )
+
+    def _pooled(self, compared: list[Comparison]) -> list[Comparison]:
+        """Smaller precisions are judged by the masks of all pictures together: one pixel of a small object is little."""
+        masked = [one for one in compared if one.real and one.mask_iou is not None]
+        either = sum(one.mask_pixels or 0 for one in masked)
+        if self.precision == "float32" or not either:
+            return compared
+        pooled = sum((one.mask_iou or 0) * (one.mask_pixels or 0) for one in masked) / either
+        if pooled >= self.limits.mask_iou:
+            return compared
+        worst = min(masked, key=lambda one: one.mask_iou or 0)
+        fault = f"the intersection over union of all masks together is {pooled:.4f}, less than {self.limits.mask_iou:g}"
+        failed = worst.model_copy(update={"passed": False, "faults": (*worst.faults, fault)})
+        return [failed if one is worst else one for one in compared]
 
     def _compare(self, trained: Answer, converted: Answer, case: Case) -> Comparison:
         expected = trained(case.feed)
@@ -173,10 +189,10 @@ class Gate:
             most = limits.difference * numbers["scale"]
             if not numbers["max_difference"] <= most:
                 yield f"a number differs by {numbers['max_difference']:.2g}, more than {most:.2g}"
-        # What a smaller precision makes of noise that no instrument gives is reported, but is no reason to refuse.
+        # What a smaller precision makes of pictures that it will never see is reported, but is no reason to refuse.
         if not real and self.precision != "float32":
             return
-        if numbers.get("mask_iou", 1) < limits.mask_iou:
+        if self.precision == "float32" and numbers.get("mask_iou", 1) < limits.mask_iou:
             yield f"the masks' intersection over union is {numbers['mask_iou']:.4f}, less than {limits.mask_iou:g}"
         if numbers.get("area_fraction", 0) > limits.area_fraction:
             yield f"the mask's share differs by {numbers['area_fraction']:.2g}, more than {limits.area_fraction:g}"

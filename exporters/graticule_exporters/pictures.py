@@ -33,7 +33,7 @@ class Case:
     size: Size
     feed: Feed
     real: bool
-    """Looks like what an instrument gives."""
+    """Looks like what the network will see: the user's own pictures; without them, drawn ones."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def cases(plan: Plan) -> Iterator[Case]:
     for number, size in enumerate(plan.sizes):
         for batch in plan.batches:
             chance = np.random.default_rng([number, batch])
-            yield _case("random numbers", plan, chance, batch, size, real=False)
-            yield _case("drawn pictures", plan, chance, batch, size, real=True)
+            yield _case("random numbers", plan, chance, batch, size, drawn=False)
+            yield _case("drawn pictures", plan, chance, batch, size, drawn=True)
     yield from _own_pictures(plan)
     black = np.zeros((_channels(plan), *plan.sizes[0]), np.float32)
     yield Case("a black picture", 1, plan.sizes[0], _feed(plan, [black], np.random.default_rng(0)), real=False)
@@ -64,12 +64,13 @@ def cases(plan: Plan) -> Iterator[Case]:
 def calibration(plan: Plan) -> list[Feed]:
     """Pictures, one at a time, that show a network what numbers to expect; others than those of `cases`.
 
-    No chance: that has a range which pictures never use. Of the user's own pictures every second one.
+    No chance: that has a range which pictures never use. The user's own pictures, every second one, where there are
+    some: they are what the network will see.
     """
     chance = np.random.default_rng(99)
     size, channels, batch = plan.sizes[0], _channels(plan), plan.batches[0]
     planes = [fitted(to_planes(pixels, channels), size) for pixels in plan.pictures[::2]]
-    planes += [draw(chance, size, channels) for _ in range(CALIBRATION - min(CALIBRATION // 2, len(planes)))]
+    planes = planes or [draw(chance, size, channels) for _ in range(CALIBRATION)]
     return [_feed(plan, [one] * batch, chance) for one in planes]
 
 
@@ -156,13 +157,13 @@ def _own_pictures(plan: Plan) -> Iterator[Case]:
         yield Case(f"picture {number + 1} of the user's", 1, size, feed, real=True)
 
 
-def _case(name: str, plan: Plan, chance: np.random.Generator, batch: int, size: Size, *, real: bool) -> Case:
+def _case(name: str, plan: Plan, chance: np.random.Generator, batch: int, size: Size, *, drawn: bool) -> Case:
     channels = _channels(plan)
-    if real:
+    if drawn:
         pictures = [draw(chance, size, channels) for _ in range(batch)]
     else:
         pictures = [chance.random((channels, *size), dtype=np.float32) for _ in range(batch)]
-    return Case(name, batch, size, _feed(plan, pictures, chance), real=real)
+    return Case(name, batch, size, _feed(plan, pictures, chance), real=drawn and not plan.pictures)
 
 
 def _feed(plan: Plan, pictures: Sequence[Planes], chance: np.random.Generator) -> Feed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def _half(model: ModelProto, feeds: Sequence[Feed]) -> tuple[str, ModelProto]:
         warnings.simplefilter("ignore")  # it tells of every small weight that becomes 0
         half = module.convert_float_to_float16(_copy(model), keep_io_types=True, node_block_list=kept)
     words = f"fp16: {len(kept)} of {len(model.graph.node)} operators stay in fp32 because their numbers are too large"
-    return words if kept else "fp16", tidied(_inferred(_without_repeats(half)))
+    return words if kept else "fp16", tidied(_inferred(_in_order(_without_round_trips(_without_repeats(half)))))
 
 
 def _without_repeats(model: ModelProto) -> ModelProto:
@@ -88,6 +88,45 @@ def _without_repeats(model: ModelProto) -> ModelProto:
     del model.graph.node[:]
     model.graph.node.extend(kept)
     return model
+
+
+def _without_round_trips(model: ModelProto) -> ModelProto:
+    """The converter halves a number between two operators that stay in fp32, which is where it would overflow."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        before = makers.get(node.input[0]) if _casts_to(node, TensorProto.FLOAT) else None
+        if before is not None and _casts_to(before, TensorProto.FLOAT16):
+            node.input[0] = before.input[0]
+    return model
+
+
+def _casts_to(node: NodeProto, kind: int) -> bool:
+    return node.op_type == "Cast" and any(part.name == "to" and part.i == kind for part in node.attribute)
+
+
+def _in_order(model: ModelProto) -> ModelProto:
+    """Every operator after those whose values it takes, also by way of its inner graphs; unused ones are left out."""
+    makers = {name: place for place, node in enumerate(model.graph.node) for name in node.output}
+    nodes = [NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
+    ordered: dict[int, NodeProto] = {}
+    waiting = [makers[value.name] for value in reversed(model.graph.output) if value.name in makers]
+    while waiting:
+        place = waiting[-1]
+        needed = [makers[name] for name in _taken(nodes[place]) if name in makers and makers[name] not in ordered]
+        if needed:
+            waiting += needed
+        else:
+            ordered.setdefault(waiting.pop(), nodes[place])
+    del model.graph.node[:]
+    model.graph.node.extend(ordered.values())
+    return model
+
+
+def _taken(node: NodeProto) -> Iterator[str]:
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _taken(inner)
 
 
 def _quantised(

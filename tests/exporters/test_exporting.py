@@ -422,10 +422,12 @@ def test_operators_whose_numbers_are_too_large_stay_in_fp32():
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_smaller_precision_is_gated_and_measured(tmp_path, precision):
-    out = tmp_path / precision
+    out, pictures = tmp_path / precision, tmp_path / "pictures"
+    graticule("simulate", "tiles", "--out", pictures, "--count", "8", "--rate", "0", "--size", "128:160")
     graticule(
         "export", "onnx", TILES / "model.onnx", "--manifest-from", TILES / "manifest.yaml", "--name", "tiles",
         "--out", out, "--precision", precision, "--size", "128x128",
+        "--pictures", pictures,
     )  # fmt: skip
     manifest = exported(out)
     assert manifest.precision == {"fp16": "float16", "int8": "int8"}[precision]
