@@ -179,7 +179,8 @@ def _reduced(network: Network, request: Request, full: Conversion) -> Conversion
             return found
         if nearest is None or _closeness(report) > _closeness(nearest.report):
             nearest = found
-    assert nearest is not None  # there is at least one way
+    if nearest is None:
+        raise ConversionFailed(f"The network cannot be said in {request.precision}.", data="No model was written.")
     return nearest
 
 

@@ -116,7 +116,7 @@ class Gate:
         )
 
     def _pooled(self, compared: list[Comparison]) -> list[Comparison]:
-        """Smaller precisions are judged by the masks of all pictures together: one pixel of a small object is little."""
+        """Smaller precisions are judged by all masks together: one pixel of a small object says little."""
         masked = [one for one in compared if one.real and one.mask_iou is not None]
         either = sum(one.mask_pixels or 0 for one in masked)
         if self.precision == "float32" or not either:
@@ -125,7 +125,9 @@ class Gate:
         if pooled >= self.limits.mask_iou:
             return compared
         worst = min(masked, key=lambda one: one.mask_iou or 0)
-        fault = f"the intersection over union of all masks together is {pooled:.4f}, less than {self.limits.mask_iou:g}"
+        fault = (
+            f"all masks together have an intersection over union of {pooled:.4f}, less than {self.limits.mask_iou:g}"
+        )
         failed = worst.model_copy(update={"passed": False, "faults": (*worst.faults, fault)})
         return [failed if one is worst else one for one in compared]
 

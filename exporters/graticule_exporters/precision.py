@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from graticule.errors import MissingPart
+from graticule.errors import ConversionFailed, MissingPart
 from graticule_exporters import frameworks
 from graticule_exporters.graph import one_line, optimised, tidied
 from graticule_exporters.network import Feed
@@ -46,13 +47,15 @@ def reductions(
     if precision == "float16":
         yield _half(model, calibration)
     elif precision == "int8":
-        yield "int8: all that can be", _quantised(model, calibration, QUANTISED, [])
-        yield "int8: convolutions and products", _quantised(model, calibration, CORE, [])
-        ends = _end_nodes(model)
-        yield (
-            "int8: convolutions and products, without the first and the last",
-            _quantised(model, calibration, CORE, ends),
+        ways = (
+            ("all that can be", QUANTISED, []),
+            ("convolutions and products", CORE, []),
+            ("convolutions and products, without the first and the last", CORE, _end_nodes(model)),
         )
+        for words, operators, without in ways:
+            # Some operators cannot be quantised in some networks, which shows when the result is loaded.
+            with contextlib.suppress(ConversionFailed):
+                yield f"int8: {words}", _quantised(model, calibration, operators, without)
 
 
 def overflowing(model: ModelProto, feeds: Sequence[Feed]) -> list[str]:

@@ -36,7 +36,10 @@ class TorchNetwork(Network):
     ) -> None:
         """`module` takes the inputs in their order. Raises ConversionFailed when it does not run."""
         self._torch = frameworks.torch()
-        self._module = module.eval()
+        self._module = module
+        # An exported program was fixed in its mode when it was exported.
+        with contextlib.suppress(NotImplementedError):
+            module.eval()
         self.inputs = tuple(inputs)
         self.hints = hints or Hints()
         self.origin = Origin(
