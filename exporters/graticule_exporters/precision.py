@@ -77,7 +77,17 @@ def _half(model: ModelProto, feeds: Sequence[Feed]) -> tuple[str, ModelProto]:
         warnings.simplefilter("ignore")  # it tells of every small weight that becomes 0
         half = module.convert_float_to_float16(_copy(model), keep_io_types=True, node_block_list=kept)
     words = f"fp16: {len(kept)} of {len(model.graph.node)} operators stay in fp32 because their numbers are too large"
-    return words if kept else "fp16", tidied(_inferred(_in_order(_without_round_trips(_without_repeats(half)))))
+    for clean in (_without_empty_casts, _without_repeats, _without_round_trips, _in_order, _inferred):
+        half = clean(half)
+    return words if kept else "fp16", tidied(half)
+
+
+def _without_empty_casts(model: ModelProto) -> ModelProto:
+    """The converter also casts inputs that an operator leaves out, such as the scales of a Resize to given sizes."""
+    left_out = {node.output[0] for node in model.graph.node if node.op_type == "Cast" and not node.input[0]}
+    for node in model.graph.node:
+        node.input[:] = ["" if name in left_out else name for name in node.input]
+    return model
 
 
 def _without_repeats(model: ModelProto) -> ModelProto:

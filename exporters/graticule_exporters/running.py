@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from onnx import ModelProto
 
+from graticule.errors import ConversionFailed
 from graticule_exporters import frameworks
-from graticule_exporters.graph import serialised
+from graticule_exporters.graph import one_line, serialised
 from graticule_exporters.network import Array, Feed
 from graticule_exporters.parity import Answer
 
@@ -18,13 +19,18 @@ TIMED_SECONDS = 4.0
 
 
 def runner(model: ModelProto, *, optimise: bool = True) -> Answer:
-    """The graph as a function. Without `optimise`, each operator runs as it stands there."""
+    """The graph as a function. Without `optimise`, each operator runs as it stands there. Raises ConversionFailed."""
     runtime = frameworks.onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = 4
     if not optimise:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = runtime.InferenceSession(serialised(model), options, providers=["CPUExecutionProvider"])
+    try:
+        session = runtime.InferenceSession(serialised(model), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise ConversionFailed(
+            f"onnxruntime cannot load the network: {one_line(error)}.", data="No model was written."
+        ) from error
     names = [value.name for value in model.graph.output]
 
     def answer(feed: Feed) -> list[Array]:

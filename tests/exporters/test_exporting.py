@@ -420,6 +420,19 @@ def test_operators_whose_numbers_are_too_large_stay_in_fp32():
     assert TensorProto.FLOAT16 in {tensor.data_type for tensor in half.graph.initializer}
 
 
+def test_half_precision_leaves_out_what_an_operator_leaves_out():
+    """A Resize to given sizes has no scales."""
+    model = small_model(
+        helper.make_node("Shape", ["image"], ["sizes"]),
+        helper.make_node("Conv", ["image", "kernel"], ["smaller"]),
+        helper.make_node("Resize", ["smaller", "", "", "sizes"], ["logits"], mode="linear"),
+        kernel=np.ones((1, 1, 3, 3)) / 9,
+    )
+    feed = {"image": np.random.default_rng(0).random((1, 1, 16, 16), dtype=np.float32)}
+    ((_, half),) = reductions(model, "float16", [feed])
+    np.testing.assert_allclose(runner(half)(feed)[0], runner(model)(feed)[0], atol=2e-3)
+
+
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_smaller_precision_is_gated_and_measured(tmp_path, precision):
     out, pictures = tmp_path / precision, tmp_path / "pictures"
