@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 ARGS ?=
 
-.PHONY: help demo test test-slow test-light test-recipes test-bench chaos lint bench bench-queue bench-peers clean
+.PHONY: help demo test test-slow test-light test-recipes test-exporters test-bench chaos lint bench bench-queue bench-peers clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,6 +26,10 @@ test-light:  ## Install without extras into a fresh environment: the contract im
 
 test-recipes: .venv/.train  ## Train, evaluate and export a tiny model with PyTorch
 	$(BIN)/pytest tests/recipes $(ARGS)
+
+test-exporters: .venv-keras/.ready .venv-torch/.ready  ## Convert, publish and serve networks of TensorFlow and PyTorch
+	.venv-keras/bin/python -m pytest tests/exporters/test_tensorflow_sources.py $(ARGS)
+	.venv-torch/bin/python -m pytest tests/exporters/test_torch_sources.py $(ARGS)
 
 test-bench: .venv/.dev  ## Every benchmark at its smallest
 	$(BIN)/pytest -m slow tests/benchmarks $(ARGS)
@@ -49,7 +53,7 @@ bench-peers: .venv/.bench  ## Measure beside FastAPI, LitServe and a home-grown 
 	$(BIN)/python -m benchmarks peers --out benchmarks-peers.json $(ARGS)
 
 clean:  ## Remove everything that make made
-	rm -rf .venv build dist out graticule-demo .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-keras .venv-torch build dist out graticule-demo .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "graticule needs Python 3.11 or newer; none was found on PATH."; exit 1; }
@@ -66,6 +70,18 @@ clean:  ## Remove everything that make made
 
 .venv/.bench: .venv/.dev
 	$(PIP) -e ".[all,dev,bench]"
+	@touch $@
+
+# TensorFlow and PyTorch want different versions of the same packages, so each has an environment of its own.
+.venv-keras/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-keras
+	.venv-keras/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev,export-keras]"
+	@touch $@
+
+.venv-torch/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev,export-torch]"
 	@touch $@
 
 .venv/.train: .venv/.dev

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import sys
@@ -17,7 +16,9 @@ from rich.table import Table
 
 from graticule import __version__
 from graticule.errors import BadInput, GraticuleError, MissingPart, SettingsError
+from graticule.export_cli import export_app
 from graticule.jobs import Lane
+from graticule.parts import load_part as _part
 from graticule.settings import Settings, describe_settings, env_name, load_settings
 
 EXIT_FAILED = 1
@@ -49,6 +50,7 @@ models_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(models_app, name="models")
+app.add_typer(export_app, name="export")
 
 errors = Console(stderr=True)
 
@@ -724,14 +726,6 @@ def configure_logging(level: str) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-
-
-def _part(module: str, part: str, extra: str) -> Any:  # noqa: ANN401 (a module)
-    """Import a part of graticule, or say which pip command installs it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise MissingPart(part, extra, error.name or module) from error
 
 
 def main() -> None:

@@ -12,7 +12,9 @@
     │   ├── UnfitTensors          tensors that this model cannot take, or a damaged file of them
     │   ├── OtherKind             a result of another kind than was asked for
     │   ├── InvalidParameters     parameters that the model's post-processing does not have
-    │   └── InvalidManifest       a model folder that does not keep its promises
+    │   ├── InvalidManifest       a model folder that does not keep its promises
+    │   ├── UnreadableModel       a trained model's file that is damaged, unsafe, or of no known kind
+    │   └── ConversionFailed      a trained model that cannot be said in ONNX
     ├── Trouble                   something around us is at fault: retried with backoff
     │   ├── StoreUnavailable
     │   ├── BrokerUnavailable
@@ -20,6 +22,7 @@
     │   ├── InferenceFailed       the model could not be run
     │   │   └── OutOfMemory       not enough memory for one run of the model
     │   └── EngineLost            the process that runs the models died, perhaps of this very job
+    ├── ParityFailed              the converted model does not answer as the trained one
     ├── PoisonJob                 a job that killed its worker again and again: it goes to the dead letters
     ├── DeviceUnavailable         the execution provider that was asked for does not work: the worker refuses to start
     ├── SourceUnreadable          a file on this machine cannot be read (gone, no permission)
@@ -96,6 +99,14 @@ class InvalidManifest(BadInput):
     """The model folder does not keep what its manifest promises."""
 
 
+class UnreadableModel(BadInput):
+    """The trained model cannot be read."""
+
+
+class ConversionFailed(BadInput):
+    """The trained model cannot be converted to ONNX."""
+
+
 class Trouble(GraticuleError):
     """Something around the job is unavailable; it is tried again."""
 
@@ -127,6 +138,10 @@ class EngineLost(Trouble):
         """`started`: whether it had begun to run this very job."""
         self.started = started
         super().__init__(summary)
+
+
+class ParityFailed(GraticuleError):
+    """The converted model does not answer as the trained one."""
 
 
 class PoisonJob(GraticuleError):

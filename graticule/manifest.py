@@ -34,12 +34,28 @@ class Task(StrEnum):
     LABEL_DISTRIBUTION = "label-distribution"
 
 
+class Quantity(Message):
+    """A number that is given beside the picture, such as the convergence angle of the beam."""
+
+    name: str = Field(description="Name among a job's physical parameters.")
+    unit: str = Field(default="", description="Unit of low and high, and of what is given; empty: a pure number.")
+    low: float = Field(default=0.0, description="This becomes 0 at the network's input.")
+    high: float = Field(default=1.0, description="This becomes 1.")
+
+    @model_validator(mode="after")
+    def _has_a_range(self) -> Quantity:
+        if self.low >= self.high:
+            raise ValueError(f"low must be less than high: found {self.low:g} and {self.high:g}")
+        return self
+
+
 class Tensor(Message):
     """One input or output of the network, batch first."""
 
     name: str = Field(description="Name in the ONNX graph.")
     shape: tuple[Dimension, ...] = Field(description="Sizes; a name stands for a free dimension.")
     type: Literal["float32", "float16", "uint8", "int64"] = Field(default="float32", description="Element type.")
+    quantity: Quantity | None = Field(default=None, description="What fills an input that is not the picture.")
 
 
 class Resize(Message):
@@ -76,6 +92,7 @@ class SizePolicy(Message):
         description="multiple-of, tiled: pixels that neighbouring tiles share at least. A quarter at each end only"
         " gives context, the half between is where the answers are blended.",
     )
+    reason: str = Field(default="", description="Why this policy, where the network would have allowed another.")
 
     @model_validator(mode="after")
     def _sizes_are_given(self) -> SizePolicy:
@@ -117,18 +134,20 @@ class Padding(Message):
 class Normalisation(Message):
     """From pixel values to the network's numbers."""
 
-    kind: Literal["scale", "minmax", "standardise"] = Field(
+    kind: Literal["scale", "minmax", "standardise", "physical"] = Field(
         description="scale: divided by the data type's maximum, to 0..1 (integers of more than 16 bits or below 0 and"
         " floats beyond 0..1: minimum..maximum to 0..1, and a flag); minmax: each picture's minimum..maximum to"
-        " 0..1 (a constant picture becomes 0); standardise: scale, then (x - mean) / std for each channel."
+        " 0..1 (a constant picture becomes 0); standardise: scale, then (x - mean) / std for each channel; physical:"
+        " (x - mean) / std in the picture's own units (degrees, counts), nothing is scaled before."
     )
-    mean: tuple[float, ...] = Field(default=(), description="standardise: mean of each channel.")
-    std: tuple[float, ...] = Field(default=(), description="standardise: standard deviation of each channel.")
+    mean: tuple[float, ...] = Field(default=(), description="standardise, physical: mean of each channel.")
+    std: tuple[float, ...] = Field(default=(), description="standardise, physical: standard deviation of each channel.")
 
     @model_validator(mode="after")
     def _constants_are_given(self) -> Normalisation:
-        if self.kind == "standardise" and (not self.mean or len(self.mean) != len(self.std) or not all(self.std)):
-            raise ValueError("standardise needs mean and std of equal length, std not zero")
+        needed = self.kind in ("standardise", "physical")
+        if needed and (not self.mean or len(self.mean) != len(self.std) or not all(self.std)):
+            raise ValueError(f"{self.kind} needs mean and std of equal length, std not zero")
         return self
 
 
@@ -150,6 +169,15 @@ class ObjectClass(Message):
     colour: Colour = Field(description="Colour in overlays, #rrggbb.")
 
 
+class LabelTable(Message):
+    """What the channels of an output stand for when they are steps of a quantity: probability k belongs to value k."""
+
+    output: str = Field(description="Name of the output.")
+    quantity: str = Field(description="Name of the quantity, e.g. thickness.")
+    unit: str = Field(default="", description="Unit of the values; empty: a pure number.")
+    values: tuple[float, ...] = Field(min_length=1, description="Value of each channel, by index.")
+
+
 class Postprocessing(Message):
     """From the network's output to objects. Lengths in pixels of the picture, areas in pixels."""
 
@@ -167,13 +195,16 @@ class Postprocessing(Message):
         ge=0,
         description="An object whose bounding box comes this near to an edge counts as touching it, in px.",
     )
-    classes: tuple[ObjectClass, ...] = Field(min_length=1, description="Class of each output channel, by index.")
+    classes: tuple[ObjectClass, ...] = Field(
+        default=(), description="Class of each output channel, by index; empty for numbers and label tables."
+    )
+    labels: tuple[LabelTable, ...] = Field(default=(), description="label-distribution: a table for each output.")
 
     @model_validator(mode="after")
     def _classes_are_numbered(self) -> Postprocessing:
         if [c.index for c in self.classes] != list(range(len(self.classes))):
             raise ValueError("classes must be numbered 0, 1, 2, ... in order")
-        if self.activation == "softmax" and len(self.classes) < 2:
+        if self.activation == "softmax" and len(self.classes) == 1:
             raise ValueError("softmax needs a background class and at least one other")
         return self
 
@@ -207,7 +238,15 @@ class Provenance(Message):
 
     framework: str
     framework_version: str = ""
-    source_sha256: str = Field(default="", description="SHA-256 of the file that was exported.")
+    versions: dict[str, str] = Field(default_factory=dict, description="Packages that took part, with their versions.")
+    source_file: str = Field(default="", description="Name of the file or folder that was exported.")
+    source_sha256: str = Field(
+        default="",
+        description="SHA-256 of the file that was exported; of a folder, that of the lines `SHA-256  name`, by name.",
+    )
+    trusted_source: bool = Field(
+        default=False, description="The source holds code that was run because the person who exported it said so."
+    )
     training_data: str = Field(default="", description="What it was trained on, with the source.")
     metrics: dict[str, Any] = Field(default_factory=dict, description="Figures on data that it was not trained on.")
     parity: dict[str, Any] = Field(default_factory=dict, description="Agreement with the source framework.")
@@ -232,6 +271,12 @@ class Manifest(Message):
     precision: Literal["float32", "float16", "int8"] = "float32"
     model: ModelFile
     provenance: Provenance
+
+    @model_validator(mode="after")
+    def _segments_know_their_classes(self) -> Manifest:
+        if self.task in (Task.SEMANTIC_SEGMENTATION, Task.INSTANCE_SEGMENTATION) and not self.postprocessing.classes:
+            raise ValueError(f"postprocessing.classes: {self.task.value} needs at least one class")
+        return self
 
     @property
     def reference(self) -> str:

@@ -30,6 +30,7 @@ check worker 'pip install "graticule[worker]"'
 check "watch . --model x" 'pip install "graticule[watcher]"'
 check up 'pip install "graticule[local]"'
 check "models push ." 'pip install "graticule[export]"'
+check "export inspect ." 'pip install "graticule[export]"'
 export GRATICULE_S3_URL=http://127.0.0.1:1
 check "models list" "http://127.0.0.1:1 does not answer"
 echo "1 passed, 0 failed"

@@ -45,11 +45,18 @@ def check_model(manifest: Manifest, model: bytes) -> None:
         parsed = onnx.load_model_from_string(model)
     except DecodeError as error:
         raise _refusal(manifest, ["It is not an ONNX file."]) from error
-    if mistakes := [*_external_data(parsed), *_unknown_versions(parsed), *_unknown_operators(parsed)]:
+    if mistakes := list(unusable(parsed)):
         raise _refusal(manifest, mistakes)
     _check_graph(manifest, model)
     if mistakes := [*_input_mismatches(manifest, parsed), *_output_mismatches(manifest, parsed)]:
         raise _refusal(manifest, mistakes)
+
+
+def unusable(model: ModelProto) -> Iterator[str]:
+    """A sentence for each reason for which workers could not run a graph."""
+    yield from _external_data(model)
+    yield from _unknown_versions(model)
+    yield from _unknown_operators(model)
 
 
 def _check_graph(manifest: Manifest, model: bytes) -> None:

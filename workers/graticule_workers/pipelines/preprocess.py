@@ -157,6 +157,8 @@ def _levels(pieces: Pieces, dtype: np.dtype[Any], spec: Normalisation) -> _Level
         flags = (*flags, "constant-image")
     if spec.kind == "minmax":
         return _Levels(low, _stretch(low, high), substitute, flags)
+    if spec.kind == "physical":
+        return _Levels(0, 1, substitute, flags)
     # Counts of 32 bits never come near their type's maximum, and signed ones below zero have no place on its scale.
     if whole and dtype.itemsize <= 2 and low >= 0:
         return _Levels(0, 1 / np.iinfo(dtype).max, substitute, flags)
@@ -215,7 +217,7 @@ def _normalise(image: Image, levels: _Levels, spec: Normalisation) -> Image:
         image -= np.float32(levels.offset)
     if levels.factor != 1:
         image *= np.float32(levels.factor)
-    if spec.kind == "standardise":
+    if spec.kind in ("standardise", "physical"):
         image = (image - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
     return image
 
