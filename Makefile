@@ -24,8 +24,8 @@ test-slow: .venv/.dev  ## Tests that kill, wait and fill disks
 test-light:  ## Install without extras into a fresh environment: the contract imports alone
 	sh tests/light_install.sh "$(PYTHON)"
 
-test-recipes: .venv/.train  ## Train, evaluate and export a tiny model with PyTorch
-	$(BIN)/pytest tests/recipes $(ARGS)
+test-recipes: .venv-torch/.ready  ## Train, evaluate and export a tiny model with PyTorch
+	.venv-torch/bin/python -m pytest tests/recipes $(ARGS)
 
 test-exporters: .venv-keras/.ready .venv-torch/.ready  ## Convert, publish and serve networks of TensorFlow and PyTorch
 	.venv-keras/bin/python -m pytest tests/exporters/test_tensorflow_sources.py $(ARGS)
@@ -81,9 +81,6 @@ clean:  ## Remove everything that make made
 .venv-torch/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-torch
 	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev,export-torch]"
+	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev,export-torch,train]"
 	@touch $@
 
-.venv/.train: .venv/.dev
-	$(PIP) -e ".[all,dev,train]"
-	@touch $@
