@@ -45,7 +45,7 @@ def reopened(journal: Journal) -> Journal:
 
 
 def test_a_submitted_picture_is_known_after_a_restart(journal):
-    journal.submitted(look(), job_for(journal, look()))
+    journal.submitted(look(), [job_for(journal, look())])
     again = reopened(journal)
     assert again.unknown([look(), look("b.png")]) == [look("b.png")]
     assert again.submitted_before == 1
@@ -54,7 +54,7 @@ def test_a_submitted_picture_is_known_after_a_restart(journal):
 
 @pytest.mark.parametrize("other", [look(size=11), look(mtime_ns=6), look("b.png")])
 def test_another_size_time_or_path_is_another_picture(journal, other):
-    journal.submitted(look(), job_for(journal, look()))
+    journal.submitted(look(), [job_for(journal, look())])
     assert journal.unknown([other]) == [other]
 
 
@@ -111,7 +111,7 @@ def test_a_full_disk_holds_pictures_back_and_what_was_sent_is_written_later(jour
     with pytest.raises(JournalUnavailable, match="Is the disk full"):
         for number in range(10_000):
             journal.intend(look(f"{number}-{'n' * 200}.png"))
-    journal.submitted(look(), sent)
+    journal.submitted(look(), [sent])
     limit_pages(journal, 100_000)
     journal.settle_debts()
     assert journal.pictures(State.SUBMITTED) == [("a.png", sent.job_id)]
@@ -136,7 +136,7 @@ def test_known_is_exactly_what_was_noted_whatever_the_names(noted, asked):
         try:
             for key in noted:
                 if journal.unknown([as_look(key)]):
-                    journal.submitted(as_look(key), job_for(journal, as_look(key)))
+                    journal.submitted(as_look(key), [job_for(journal, as_look(key))])
             expected = [as_look(key) for key in asked if key not in noted]
             assert journal.unknown([as_look(key) for key in asked]) == expected
             sequences = [row[0] for row in journal._database.execute("SELECT sequence FROM pictures ORDER BY 1")]
@@ -159,7 +159,7 @@ def test_the_file_is_another_one_for_another_folder_model_store_or_namespace(tmp
 
 
 def test_the_journal_can_be_read_with_plain_sqlite(journal):
-    journal.submitted(look(), job_for(journal, look()))
+    journal.submitted(look(), [job_for(journal, look())])
     journal.close()
     with sqlite3.connect(journal.path) as database:
         assert database.execute("SELECT CAST(path AS TEXT), state FROM pictures").fetchall() == [("a.png", "submitted")]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from graticule.client import Client
@@ -71,6 +72,26 @@ def test_masks_and_records_appear_beside_the_pictures(start, folder, cluster, wo
     assert record["positions"] == [[15.5, 5.5]]
     assert record["touches_side"] == [True]
     assert found["c.jpg"]["void_count"] == 1
+
+
+def test_each_frame_of_a_stack_has_a_mask_and_a_record(start, folder, worker, tmp_path):
+    frames = np.zeros((3, 40, 60), np.uint8)
+    for number in range(3):
+        frames[number, 10:20, 5 : 15 + number] = 255
+    tifffile.imwrite(folder / "stack.tif", frames, photometric="minisblack")
+    assert start(once=True, write_back=True).end().returned == 3
+    records = sorted(details(folder), key=lambda record: record["frame"])
+    assert [record["frame"] for record in records] == [0, 1, 2]
+    assert [round(record["void_frac"] * 2400) for record in records] == [100, 110, 120]
+    for number, record in enumerate(records):
+        assert Path(record["mask-path"]) == folder / f"masks/stack.tif/frame-{number:04d}.png"
+        with Image.open(record["mask-path"]) as mask:
+            np.testing.assert_array_equal(mask, frames[number])
+    with sqlite3.connect(tmp_path / "state/journal.sqlite") as journal:
+        journal.execute("DELETE FROM returned")
+    journal.close()
+    assert start(once=True, write_back=True).end().returned == 3, "a restart knows every frame"
+    assert len(details(folder)) == 3
 
 
 def test_masks_are_not_taken_for_pictures(start, folder, worker, pending):

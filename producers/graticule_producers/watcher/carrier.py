@@ -91,7 +91,7 @@ class Carrier:
             return Altered(look)
         intent = self._journal.intend(look)
         upload = self._submitter.upload(path)
-        jobs = [
+        jobs = tuple(
             upload.submit(
                 options.model,
                 frame=frame,
@@ -102,9 +102,9 @@ class Carrier:
                 lane=options.lane,
             )
             for frame in range(frames)
-        ]
-        self._journal.submitted(look, jobs[0])
-        return Sent(look, jobs[0], intent.repeated)
+        )
+        self._journal.submitted(look, jobs)
+        return Sent(look, jobs, intent.repeated)
 
     def _frames(self, path: Path, as_it_is: bool) -> int:
         """Each frame of a file is a job. What cannot be read is one: the worker says what is wrong with it."""

@@ -49,6 +49,11 @@ CREATE TABLE IF NOT EXISTS pictures (
     noted_at TEXT NOT NULL,
     PRIMARY KEY (path, size, mtime_ns)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS frames (
+    job_id TEXT PRIMARY KEY,       -- of files with several frames; `pictures` has the first one's
+    path BLOB NOT NULL,
+    frame INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS returned (job_id TEXT PRIMARY KEY) WITHOUT ROWID;  -- results that were written back
 CREATE INDEX IF NOT EXISTS open_pictures ON pictures (state) WHERE state IN ('intended', 'unreadable');
 CREATE TEMP TABLE found (at INTEGER PRIMARY KEY, path BLOB, size INTEGER, mtime_ns INTEGER, changed_ns INTEGER);
@@ -62,6 +67,14 @@ _NOTE = """
 INSERT OR REPLACE INTO pictures
     (path, size, mtime_ns, changed_ns, state, sequence, submitted_at, job_id, sha256, reason, noted_at)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_NOTE_FRAME = "INSERT OR REPLACE INTO frames VALUES (?, ?, ?)"
+_NOT_RETURNED = """
+SELECT job_id, path, frame FROM (
+    SELECT pictures.job_id, pictures.path, coalesce(frames.frame, -1) AS frame, sequence
+    FROM pictures LEFT JOIN frames ON frames.job_id = pictures.job_id WHERE state = 'submitted'
+    UNION ALL SELECT job_id, path, frame, 0 FROM frames WHERE frame > 0
+) WHERE job_id NOT IN (SELECT job_id FROM returned) ORDER BY sequence, path, frame
 """
 _BASELINE = "first watched"
 
@@ -77,6 +90,16 @@ class State(StrEnum):
 
 class JournalUnavailable(GraticuleError):
     """The journal cannot be read or written."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a job is about."""
+
+    path: str
+    """Below the watched folder."""
+    frame: int | None = None
+    """None: the file has one."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +120,8 @@ class Journal:
         self.path = path
         self._prefix = str(root).rstrip(os.sep) + os.sep
         self._lock = threading.Lock()
-        self._owed: list[tuple[object, ...]] = []
-        """Rows about what has happened already that could not be written yet."""
+        self._owed: list[tuple[str, tuple[object, ...]]] = []
+        """Statements and rows about what has happened already that could not be written yet."""
         with self._translated("open"):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = _open(path)
@@ -170,15 +193,17 @@ class Journal:
             self._sequence += 1
             return Intent(self._sequence, now, repeated=False)
 
-    def submitted(self, look: Look, job: Job) -> None:
-        """Note that the picture was submitted. If that cannot be written now it is written later."""
-        row = self._row(look, State.SUBMITTED, utc_now().isoformat(), sequence=job.sequence, job=job)
-        self._owe(row)
-        self._begun.discard(self._key(look)[0])
+    def submitted(self, look: Look, jobs: Sequence[Job]) -> None:
+        """Note that the picture was submitted, a job for each frame. If that cannot be written now it is later."""
+        row = self._row(look, State.SUBMITTED, utc_now().isoformat(), sequence=jobs[0].sequence, job=jobs[0])
+        path = self._key(look)[0]
+        frames = [(_NOTE_FRAME, (job.job_id, path, job.image.frame)) for job in jobs] if len(jobs) > 1 else []
+        self._owe((_NOTE, row), *frames)
+        self._begun.discard(path)
 
     def unreadable(self, look: Look, reason: str) -> None:
         """Note that the file cannot be read as it is. If that cannot be written now it is written later."""
-        self._owe(self._row(look, State.UNREADABLE, utc_now().isoformat(), reason=reason))
+        self._owe((_NOTE, self._row(look, State.UNREADABLE, utc_now().isoformat(), reason=reason)))
 
     def count(self, state: State) -> int:
         """Pictures in a state."""
@@ -191,14 +216,11 @@ class Journal:
         with self._lock, self._translated("read"):
             return [(os.fsdecode(path), job_id) for path, job_id in self._database.execute(query, (state,))]
 
-    def not_returned(self) -> dict[str, str]:
-        """Path below the folder of each submitted picture whose result was not written back, by job, oldest first."""
-        query = (
-            "SELECT job_id, path FROM pictures WHERE state = 'submitted'"
-            " AND job_id NOT IN (SELECT job_id FROM returned) ORDER BY sequence"
-        )
+    def not_returned(self) -> dict[str, Place]:
+        """What was submitted and whose result was not written back, by job."""
         with self._lock, self._translated("read"):
-            return {job_id: os.fsdecode(path) for job_id, path in self._database.execute(query)}
+            rows = self._database.execute(_NOT_RETURNED).fetchall()
+        return {job: Place(os.fsdecode(path), frame if frame >= 0 else None) for job, path, frame in rows}
 
     def returned(self, job_id: str) -> None:
         """Note that a result was written back. Raises JournalUnavailable: then it is written again."""
@@ -220,9 +242,9 @@ class Journal:
         with self._lock:
             self._database.close()
 
-    def _owe(self, row: tuple[object, ...]) -> None:
+    def _owe(self, *rows: tuple[str, tuple[object, ...]]) -> None:
         with self._lock:
-            self._owed.append(row)
+            self._owed.extend(rows)
             try:
                 with self._translated("write"), self._database:
                     self._pay()
@@ -232,7 +254,8 @@ class Journal:
     def _pay(self) -> None:
         """Inside a transaction: what is owed stays owed until that is committed (writing a row twice does no harm)."""
         if self._owed:
-            self._database.executemany(_NOTE, self._owed)
+            for statement, row in self._owed:
+                self._database.execute(statement, row)
             self._database.commit()
             self._owed.clear()
 

@@ -40,7 +40,8 @@ class Sent:
     """A picture was submitted."""
 
     look: Look
-    job: Job
+    jobs: tuple[Job, ...]
+    """One for each frame."""
     repeated: bool
 
 

@@ -1,5 +1,5 @@
-"""Results written back beside the pictures, as the older real-time TEM tool did: `masks/<file name>` and
-`masks/defect-details.json`, one JSON object a line.
+"""Results written back beside the pictures, as the older real-time TEM tool did: `masks/<file name>`, for files with
+several frames `masks/<file name>/frame-0000.png` and so on, and `masks/defect-details.json`, one JSON object a line.
 
 A result counts as written back when the journal says so, after mask and line are there. A run that was killed in
 between finds the line by its `job-id` and writes no second one.
@@ -29,7 +29,7 @@ from graticule.results import Result
 from graticule.selection import RESULTS_FOLDER
 from graticule.store import Store, printable
 from graticule_producers.defect_record import DefectRecord
-from graticule_producers.watcher.journal import Journal
+from graticule_producers.watcher.journal import Journal, Place
 from graticule_producers.watcher.outage import Outage
 
 log = logging.getLogger(__name__)
@@ -51,22 +51,26 @@ class ResultsFolder:
         self._legacy_fraction = legacy_fraction
         self._written: set[str] | None = None
 
-    def keep(self, result: Result, labels: np.ndarray, relative: str) -> None:
-        """Write the mask and the record of the picture at a path below the root, once. Raises OSError."""
+    def keep(self, result: Result, labels: np.ndarray, place: Place) -> None:
+        """Write the mask and the record of a picture, once. Raises OSError."""
         if self._written is None:
             self._written = self._read_written()
-        path = self._mask_path(relative)
+        path = self._mask_path(place)
         write_atomically(path, _encoded(labels, path))
         if result.job.job_id not in self._written:
-            self._append(self._record(result, relative, path))
+            self._append(self._record(result, place, path))
             self._written.add(result.job.job_id)
 
-    def _mask_path(self, relative: str) -> Path:
-        path = self.folder / relative
+    def _mask_path(self, place: Place) -> Path:
+        path = self.folder / place.path
+        if place.frame is not None:
+            return path / f"frame-{place.frame:04d}.png"
         return path if path.suffix.lower() in LOSSLESS else path.with_name(path.name + ".png")
 
-    def _record(self, result: Result, relative: str, mask: Path) -> dict[str, Any]:
-        record = DefectRecord.of(result, str(self.root / relative), str(mask)).model_dump(mode="json", by_alias=True)
+    def _record(self, result: Result, place: Place, mask: Path) -> dict[str, Any]:
+        record = DefectRecord.of(result, str(self.root / place.path), str(mask)).model_dump(mode="json", by_alias=True)
+        if place.frame is not None:
+            record["frame"] = place.frame
         if self._legacy_fraction:
             record["void_frac_legacy"] = legacy_fraction(result)
         return {**record, "job-id": result.job.job_id}
@@ -115,10 +119,10 @@ class Returner(threading.Thread):
         with self._lock:
             return len(self._due)
 
-    def expect(self, job_id: str, relative: str) -> None:
+    def expect(self, job_id: str, place: Place) -> None:
         """A picture was sent."""
         with self._lock:
-            self._due[job_id] = relative
+            self._due[job_id] = place
 
     def halt(self) -> None:
         """Let the thread end soon; what is due is written back by the next run."""
@@ -140,13 +144,13 @@ class Returner(threading.Thread):
                     return
                 self._try(job_id, waiting[job_id])
 
-    def _waiting(self) -> dict[str, str]:
+    def _waiting(self) -> dict[str, Place]:
         with self._lock:
             return dict(self._due)
 
-    def _try(self, job_id: str, relative: str) -> None:
+    def _try(self, job_id: str, place: Place) -> None:
         try:
-            over = self._return(job_id, relative)
+            over = self._return(job_id, place)
         except (GraticuleError, OSError) as error:
             self._outage.failed(error)
             return
@@ -155,16 +159,16 @@ class Returner(threading.Thread):
             with self._lock:
                 self._due.pop(job_id, None)
 
-    def _return(self, job_id: str, relative: str) -> bool:
+    def _return(self, job_id: str, place: Place) -> bool:
         """Whether the job has ended, and its result is where it belongs."""
         outcome = self._records.outcome(job_id)
         if isinstance(outcome, Result):
-            self._folder.keep(outcome, self._records.labels(outcome), relative)
+            self._folder.keep(outcome, self._records.labels(outcome), place)
             self._journal.returned(job_id)
             self.returned += 1
         elif outcome:
             # Not noted in the journal: should somebody try it again, the next run finds its result.
-            log.warning("%r has no result: %s", printable(relative), outcome.message)
+            log.warning("%r has no result: %s", printable(place.path), outcome.message)
         return outcome is not None
 
 

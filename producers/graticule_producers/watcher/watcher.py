@@ -22,7 +22,7 @@ from graticule.settings import Settings
 from graticule.store import Store, printable
 from graticule_producers.watcher.carrier import Carrier
 from graticule_producers.watcher.changes import ChangeListener
-from graticule_producers.watcher.journal import Journal, JournalUnavailable, journal_path
+from graticule_producers.watcher.journal import Journal, JournalUnavailable, Place, journal_path
 from graticule_producers.watcher.looks import LONGEST_INTERVAL, STILL, Candidate, Look
 from graticule_producers.watcher.messages import (
     Altered,
@@ -403,10 +403,12 @@ class _Watcher:
         self._summary.submitted += 1
         self._summary.resent += sent.repeated
         self._summary.unreadable.pop(self._below(sent.look.path), None)
-        log.debug("%r is job %s", self._below(sent.look.path), sent.job.job_id)
-        if self._returner:
-            self._returner.expect(sent.job.job_id, os.path.relpath(sent.look.path, self._root))
-        self._hooks.submitted(Path(sent.look.path), sent.job)
+        below = os.path.relpath(sent.look.path, self._root)
+        for job in sent.jobs:
+            log.debug("%r is job %s", self._below(sent.look.path), job.job_id)
+            if self._returner:
+                self._returner.expect(job.job_id, Place(below, job.image.frame if len(sent.jobs) > 1 else None))
+            self._hooks.submitted(Path(sent.look.path), job)
 
     def _give_up(self, look: Look, reason: str) -> None:
         self._pictures.pop(look.path, None)
