@@ -16,10 +16,10 @@ demo: .venv/.runtime  ## Simulated pictures become measurements on this machine 
 	$(BIN)/graticule demo $(ARGS)
 
 test: .venv/.dev  ## The everyday tests, under five minutes
-	$(BIN)/pytest -m "not slow" --ignore tests/recipes --ignore tests/chaos $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" --ignore tests/recipes --ignore tests/chaos $(ARGS)
 
 test-slow: .venv/.dev  ## Tests that kill, wait and fill disks
-	$(BIN)/pytest -m slow --ignore tests/recipes --ignore tests/chaos --ignore tests/benchmarks $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile -m slow --ignore tests/recipes --ignore tests/chaos --ignore tests/benchmarks $(ARGS)
 
 test-light:  ## Install without extras into a fresh environment: the contract imports alone
 	sh tests/light_install.sh "$(PYTHON)"
