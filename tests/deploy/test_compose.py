@@ -257,7 +257,7 @@ def http(running: Running, path: str, token: str = "", data: bytes | None = None
 @pytest.mark.timeout(300)
 class TestServices:
     def test_a_picture_becomes_a_result_with_the_administrators_token(self, running):
-        status, body = http(running, "/api/v1/jobs?model=brightness&wait=50", "admin_token", picture(7))
+        status, body = http(running, "/api/v1/jobs?model=brightness&wait=50", "admin_token", picture(107))
         assert status == 200, body
         assert json.loads(body)["jobs"][0]["status"] == "succeeded"
 
@@ -268,7 +268,7 @@ class TestServices:
     def test_without_a_token_there_is_nothing_and_the_monitors_only_reads(self, running):
         assert http(running, "/api/v1/jobs")[0] == 401
         assert http(running, "/metrics", "monitor_token")[0] == 200
-        assert http(running, "/api/v1/jobs?model=brightness", "monitor_token", picture(8))[0] == 403
+        assert http(running, "/api/v1/jobs?model=brightness", "monitor_token", picture(108))[0] == 403
 
     def test_flower_sees_the_worker_and_wants_a_password(self, running):
         url = f"http://127.0.0.1:{running.ports['flower']}/api/workers?status=true"
@@ -316,7 +316,7 @@ class TestServices:
         wait_for(lambda: running.health("worker").returncode != 0, 60, "the health check notices the dead worker")
         assert "No worker" in running.health("worker").stderr
         refusals(running.lab)
-        status, body = http(running, "/api/v1/jobs?model=brightness", "admin_token", picture(9))
+        status, body = http(running, "/api/v1/jobs?model=brightness", "admin_token", picture(109))
         assert status == 202, body
         job = f"/api/v1/jobs/{json.loads(body)['jobs'][0]['job_id']}"
         assert json.loads(http(running, f"{job}/cancel", "admin_token", b"")[1])["status"] == "failed"

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
+from pydantic import StringConstraints, ValidationError
 
 from graticule.job_index import Filter, Status, Summary
 from graticule.jobs import JOB_ID_PATTERN, Job, Lane, model_name
@@ -23,6 +23,7 @@ from graticule_producers.gateway.views import JOBS, JobPage, JobView, Submission
 
 router = APIRouter(prefix=JOBS, tags=["jobs"])
 
+KnownId = Annotated[str, StringConstraints(pattern=JOB_ID_PATTERN)]
 JobId = Annotated[str, Path(pattern=JOB_ID_PATTERN, description="The job's identity, 32 hexadecimal digits.")]
 Submitting = Annotated[Caller, Depends(require(Scope.SUBMIT))]
 Reading = Annotated[Caller, Depends(require(Scope.READ))]
@@ -93,7 +94,9 @@ def list_jobs(
     stream: Annotated[str, Query(description="Name of a stream.")] = "",
     status: Annotated[Status | None, Query(description="waiting, succeeded or failed.")] = None,
     text: Annotated[str, Query(max_length=255, description="Part of the file's name.")] = "",
-    job_id: Annotated[list[str] | None, Query(max_length=100, description="These jobs; nothing else counts.")] = None,
+    job_id: Annotated[
+        list[KnownId] | None, Query(max_length=100, description="These jobs; nothing else counts.")
+    ] = None,
     cursor: Annotated[
         str, Query(max_length=100, pattern=r"^[0-9TZ.a-f~]*$", description="`next` of the page before.")
     ] = "",
