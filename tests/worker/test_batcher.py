@@ -103,6 +103,17 @@ def test_what_a_person_waits_for_goes_first(device):
     assert [shape[-1] for shape in device.batches] == [2, 8, 4]
 
 
+def test_people_are_served_in_the_order_in_which_they_came(device):
+    """Else the first of many, who never stop coming, would wait for ever."""
+    batcher = Batcher("test", device.run, [device.run], maximum=1)
+    requests = [Request(images(0, side=2)), Request(images(0, side=4))]
+    requests += [Request(images(0, side=side), urgent=True) for side in (8, 16, 32)]
+    for future in pile_up(batcher, device, requests):
+        future.result(10)
+    batcher.close()
+    assert [shape[-1] for shape in device.batches] == [2, 8, 16, 32, 4]
+
+
 def test_an_error_of_the_model_reaches_its_pictures_and_the_engine_goes_on(batcher, device):
     device.release.set()
     with pytest.raises(InferenceFailed, match="negative"):

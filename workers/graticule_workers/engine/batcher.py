@@ -121,10 +121,9 @@ class Batcher:
         with self._wake:
             if self._closed:
                 raise InferenceFailed("The model was unloaded while the job waited for it.")
-            if request.urgent:
-                self._waiting.appendleft(request)
-            else:
-                self._waiting.append(request)
+            # Behind the urgent ones that came before: at the very front, the first of many would never be served.
+            place = sum(other.urgent for other in self._waiting) if request.urgent else len(self._waiting)
+            self._waiting.insert(place, request)
             self._wake.notify()
         return request.answer.result()
 
